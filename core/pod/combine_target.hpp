@@ -3,7 +3,7 @@
 // core/cuda/combine_target.cuh.
 //
 // A window is memory of a rank that all ranks of the group map. It has slots for even and for odd
-// epochs (an epoch is the number of a combine), and a slot has room for each source's rows:
+// epochs (the numbers of combines and gathers), and a slot has room for each source's rows:
 //
 //   window | arrivals [ranks] | slot 0 | slot 1 |     slot | rows of source 0 | of source 1 | ...
 //

@@ -42,7 +42,7 @@ struct PeerRefused {
 /// the window; from then on no kernel waits, and `check` throws.
 ///
 /// Neither copied nor moved: kernels and graphs have its addresses. One thread at a time, and one
-/// stream at a time: all combines of a group use the same slots.
+/// stream at a time: all combines and gathers of a group use the same slots.
 class PeerWindow {
  public:
   struct Made {
