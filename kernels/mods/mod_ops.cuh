@@ -112,12 +112,22 @@ class SmallCap {
     }
   }
 
-  __device__ __forceinline__ float operator()(float a) const {
-    const float square = __fmul_rn(a, a);
-    float sum = terms_[kTerms - 1];
+  /// Caps N numbers, step by step, since each step waits for the one before.
+  template <int N>
+  __device__ __forceinline__ void apply(float* a) const {
+    float square[N], sum[N];
 #pragma unroll
-    for (int i = kTerms - 2; i >= 0; --i) sum = __fmaf_rn(sum, square, terms_[i]);
-    return __fmul_rn(a, sum);
+    for (int n = 0; n < N; ++n) {
+      square[n] = __fmul_rn(a[n], a[n]);
+      sum[n] = terms_[kTerms - 1];
+    }
+#pragma unroll
+    for (int i = kTerms - 2; i >= 0; --i) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) sum[n] = __fmaf_rn(sum[n], square[n], terms_[i]);
+    }
+#pragma unroll
+    for (int n = 0; n < N; ++n) a[n] = __fmul_rn(a[n], sum[n]);
   }
 
  private:

@@ -59,6 +59,7 @@ class PrefillScores {
   }
 
   static constexpr bool kCapsFirst = !kFoldScale && kCapFactor != 0.0f;
+  static constexpr int kCapped = 8;  // scores at a time
 
   /// Scales and modifies the scores, where the scale is not left to the exponent. Masks are applied
   /// later: most tiles need none, and registers do not suffice for both at once.
@@ -74,13 +75,18 @@ class PrefillScores {
 #pragma unroll
     for (int i = 0; i < kPrefillKeys / 2; ++i) largest = fmaxf(largest, fabsf(s[i]));
     const float most = mod_ops::SmallCap::kMost * kCapDivisor;
-    if (__all_sync(kAllLanes, largest * fabsf(p_.scale) <= most)) {
-      const mod_ops::SmallCap small(p_.scale, kCapDivisor, kCapFactor);
+    const int are_small = __all_sync(kAllLanes, largest * fabsf(p_.scale) <= most);
+    const mod_ops::SmallCap small(p_.scale, kCapDivisor, kCapFactor);
+    // A branch for some scores at a time: of all scores at once the compiler would compute what
+    // comes first for many, and then has no registers left for more than one at a time.
 #pragma unroll
-      for (int i = 0; i < kPrefillKeys / 2; ++i) s[i] = small(s[i]);
-    } else {
+    for (int first = 0; first < kPrefillKeys / 2; first += kCapped) {
+      if (opaque(are_small)) {
+        small.apply<kCapped>(s + first);
+        continue;
+      }
 #pragma unroll
-      for (int i = 0; i < kPrefillKeys / 2; ++i) {
+      for (int i = first; i < first + kCapped; ++i) {
         s[i] = mod_ops::NearMath::scaled_soft_cap(s[i], p_.scale, kCapDivisor, kCapFactor);
       }
     }
