@@ -117,9 +117,10 @@ class SmallCap {
   __device__ __forceinline__ void apply(float* a) const {
     float square[N], sum[N];
 #pragma unroll
-    for (int n = 0; n < N; ++n) square[n] = __fmul_rn(a[n], a[n]);
-#pragma unroll
-    for (int n = 0; n < N; ++n) sum[n] = terms_[kTerms - 1];
+    for (int n = 0; n < N; ++n) {
+      square[n] = __fmul_rn(a[n], a[n]);
+      sum[n] = terms_[kTerms - 1];
+    }
 #pragma unroll
     for (int i = kTerms - 2; i >= 0; --i) {
 #pragma unroll

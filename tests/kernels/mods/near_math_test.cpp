@@ -127,15 +127,17 @@ std::string source_of_capped(const ScoreMod& score) {
   const auto function = [](const std::string& name, const std::string& cap) {
     return "extern \"C\" float " + name +
            "(float product, float scale, int q, int first, int further) {"
-           " using namespace kvmesh;"
-           " const mod_ops::KeyPlace key{first, further};"
-           " return kvmesh_score_mod<mod_ops::NearMath>(mod_ops::CappedScore{" +
-           cap + "}, 0, 0, q, key, ModBuffers{}); }\n";
+           " using namespace kvmesh;" +
+           cap +
+           " return kvmesh_score_mod<mod_ops::NearMath>(mod_ops::CappedScore{product}, 0, 0, q,"
+           " mod_ops::KeyPlace{first, further}, ModBuffers{}); }\n";
   };
   return source_of({{score, MaskMod()}}) +
          function("capped",
-                  "mod_ops::NearMath::scaled_soft_cap(product, scale, kCapDivisor, kCapFactor)") +
-         function("capped_small", "mod_ops::SmallCap(scale, kCapDivisor, kCapFactor)(product)") +
+                  "product = mod_ops::NearMath::scaled_soft_cap(product, scale, kCapDivisor,"
+                  " kCapFactor);") +
+         function("capped_small",
+                  "mod_ops::SmallCap(scale, kCapDivisor, kCapFactor).apply<1>(&product);") +
          "extern \"C\" float most_small() { return kvmesh::mod_ops::SmallCap::kMost; }\n";
 }
 

@@ -10,9 +10,6 @@ namespace kvmesh::cuda {
 constexpr float kSlack = 8.0f;
 constexpr float kMostWeight = 256.0f;
 
-/// Sums of weights up to this one can be lowered to about 1: the factor is no subnormal number.
-constexpr float kMostLowered = 0x1p120f;
-
 /// The factor of row h in the exponents, one for all rows or each row's own.
 __device__ inline float scale_of_row(float scale, int /*h*/) { return scale; }
 __device__ inline float scale_of_row(const float (&scales)[2], int h) { return scales[h]; }
@@ -31,53 +28,28 @@ __device__ __forceinline__ void find_top(const float (&s)[N], float (&top)[2]) {
 struct RowExponents {
   float reference[2] = {kNoKeys, kNoKeys};  // near the maximum, in the scores' units
   float sum[2] = {0.0f, 0.0f};  // of weights, over this thread's columns, until the piece ends
-  bool is_special = true;       // the warp has a row without a reference, or with a far one
+
+  __device__ bool has_no_reference() const {
+    return reference[0] == kNoKeys || reference[1] == kNoKeys;
+  }
 
   /// Turns scores into weights exp(score - reference), with a reference that no score exceeds by
-  /// more than `slack` (log 2). Returns whether the reference was raised; then `keep` is the factor
-  /// for the former sums of the rows.
+  /// more than `slack` (log 2). `top` is the largest of this thread's columns, if the scale is not
+  /// left to the exponent. Returns whether the reference was raised; then `keep` is the factor for
+  /// the former sums of the rows.
   template <int N, class Scale>
-  __device__ bool softmax(float (&s)[N], const Scale& scale, float slack, float (&keep)[2]) {
-    float top[2];
-    find_top(s, top);
+  __device__ bool softmax(float (&s)[N], float (&top)[2], const Scale& scale, float slack,
+                          float (&keep)[2]) {
+    if constexpr (kFoldScale) find_top(s, top);
     const bool raised = exceed(top, scale, slack);
-    if (raised) raise_to(top, scale, keep);
+    if (raised) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) keep[h] = raise(h, of_row(h, top[h]), scale_of_row(scale, h));
+      if constexpr (!kFoldScale) find_far();
+    }
     float sums[2];
     exponentiate(s, scale, sums);
     return raised;
-  }
-
-  /// The same by the references as they are, but of rows without one, whose largest scores become
-  /// theirs. `sums` are this tile's, of this thread's columns.
-  template <int N, class Scale>
-  __device__ bool weigh(float (&s)[N], const Scale& scale, float (&keep)[2], float (&sums)[2]) {
-    const bool lacks = is_special && __any_sync(kAllLanes, has_none(0) || has_none(1));
-    if (lacks) {
-      float top[2];
-      find_top(s, top);
-      raise_to(top, scale, keep);
-    }
-    exponentiate(s, scale, sums);
-    return lacks;
-  }
-
-  /// Raises the references of rows whose `sums` are large to about their largest scores, and lowers
-  /// their weights `s` accordingly. `keep` is multiplied by the factor for the former sums.
-  template <int N, class Scale>
-  __device__ void lower(float (&s)[N], const float (&sums)[2], const Scale& scale,
-                        float (&keep)[2]) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float total = sums[h] + __shfl_xor_sync(kAllLanes, sums[h], 1);
-      total += __shfl_xor_sync(kAllLanes, total, 2);
-      const float row_scale = scale_of_row(scale, h);
-      const float above = total > kMostWeight ? __log2f(total) / row_scale : 0.0f;
-      const float factor = raise(h, reference[h] + above, row_scale);
-      keep[h] *= factor;
-#pragma unroll
-      for (int i = 0; i < N / 2; ++i) s[i / 2 * 4 + 2 * h + i % 2] *= factor;
-    }
-    find_special();
   }
 
   /// Returns whether a score of the warp's rows, of which `top` is the largest of this thread's
@@ -87,14 +59,6 @@ struct RowExponents {
     const float above[2] = {slack / scale_of_row(scale, 0), slack / scale_of_row(scale, 1)};
     return __any_sync(kAllLanes,
                       top[0] > reference[0] + above[0] || top[1] > reference[1] + above[1]);
-  }
-
-  /// Raises the references to the largest scores, of which `top` are of this thread's columns.
-  template <class Scale>
-  __device__ void raise_to(const float (&top)[2], const Scale& scale, float (&keep)[2]) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) keep[h] = raise(h, of_row(h, top[h]), scale_of_row(scale, h));
-    find_special();
   }
 
   /// Returns a reference for row h, from the `top` of each lane that has some of its columns.
@@ -107,12 +71,12 @@ struct RowExponents {
   /// Exponentiates by the current reference. `sums` are this tile's, of this thread's columns.
   template <int N, class Scale>
   __device__ void exponentiate(float (&s)[N], const Scale& scale, float (&sums)[2]) {
-    const bool near = kFoldScale || !is_special;
-    if (!near) subtract_references(s);
+    const bool subtracts = !kFoldScale && is_far_;
+    if (subtracts) subtract_references(s);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float row_scale = scale_of_row(scale, h);
-      const float shift = near ? shift_of(reference[h]) * row_scale : 0.0f;
+      const float shift = subtracts ? 0.0f : shift_of(reference[h]) * row_scale;
       float total[2] = {0.0f, 0.0f};
 #pragma unroll
       for (int j = 0; j < N / 4; ++j) {
@@ -163,14 +127,10 @@ struct RowExponents {
   /// A mod may add numbers like -1e9, and score * scale - shift loses their differences. That is
   /// only computed by references up to this one, where it is as exact as scores.
   static constexpr float kMostNear = 1024.0f;
-  __device__ static bool is_far(float reference) {
-    return !kFoldScale && fabsf(reference) > kMostNear;
-  }
-  __device__ bool has_none(int h) const { return reference[h] == kNoKeys; }
+  __device__ static bool is_far(float reference) { return fabsf(reference) > kMostNear; }
 
-  __device__ void find_special() {
-    const bool is = has_none(0) || has_none(1) || is_far(reference[0]) || is_far(reference[1]);
-    is_special = __any_sync(kAllLanes, is);
+  __device__ void find_far() {
+    is_far_ = __any_sync(kAllLanes, is_far(reference[0]) || is_far(reference[1]));
   }
 
   template <int N>
@@ -179,18 +139,23 @@ struct RowExponents {
     for (int i = 0; i < N; ++i) s[i] -= shift_of(reference[i / 2 % 2]);
   }
 
-  /// Nothing visible yet: -inf - -inf must not be computed.
+  /// Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
   __device__ static float shift_of(float reference) {
     return reference == kNoKeys ? 0.0f : reference;
   }
 
-  /// The exponent of the factor by which weights change when the reference does.
+  /// The exponent of the factor by which weights change when the reference does: the difference of
+  /// what `exponentiate` subtracts.
   __device__ float step(int h, float to, float scale) const {
-    if (is_far(reference[h]) || is_far(to)) {
-      return (reference[h] - shift_of(to)) * scale;
-    }
-    return __fmul_rn(reference[h], scale) - __fmul_rn(shift_of(to), scale);
+    const float shift = shift_of(to) * scale;
+    if constexpr (kFoldScale) return reference[h] * scale - shift;
+    if (is_far_ || is_far(to)) return (reference[h] - shift_of(to)) * scale;
+    return __fmul_rn(reference[h], scale) - shift;
   }
+
+  // The warp has a row with a far reference, or without one. Where the scale is not left to the
+  // exponent; a kernel that raises references itself leaves it so.
+  bool is_far_ = true;
 };
 
 }  // namespace kvmesh::cuda

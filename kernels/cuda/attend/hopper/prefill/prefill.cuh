@@ -105,18 +105,21 @@ class PrefillMath : PrefillTeam {
         kImageK.operand(uniform(shared_.queries(slot, warp() / kConsumerWarps)));
     Scores s;
     Weights weights;
-    bool alone = true;  // the first tile
-    for (int tile = 0; tile < tiles; ++tile, ++tile_) {
-      wait_keys();
-      if (!alone) alone = !weigh_beside_values(task, tile, queries, s, weights);
-      if (alone) weigh_alone(task, tile, queries, s);
-      alone = false;
-      pack(s, weights);
+    float keep[2];
+    wait_keys();
+    score(task, 0, queries, s);
+    exponents_.softmax(s, top_, scale(), 0.0f, keep);
+    values_.begin(end_keys(s));
+    pack(s, weights);
+    for (int tile = 1; tile < tiles; ++tile) {
+      ++tile_;
+      next_tile(task, tile, queries, s, weights, keep);
     }
     if constexpr (kQueriesStay) release_queries();
     if constexpr (!kIsFloat8) clear_values(task.keys - (tiles - 1) * kPrefillKeys);
-    start_values(tile_ - 1, weights);
-    end_values(tile_ - 1);
+    start_values(tile_, weights);
+    end_values(tile_);
+    ++tile_;
   }
 
   __device__ __forceinline__ void begin_rows(const DeviceTask& task) {
@@ -130,29 +133,11 @@ class PrefillMath : PrefillTeam {
     for (int i = 0; i < kDimV / 2; ++i) o_[i] = 0.0f;
   }
 
-  /// Turns a tile's scores into weights, with no other products under way: of a piece's first tile,
-  /// or again.
-  __device__ __forceinline__ void weigh_alone(const DeviceTask& task, int tile,
-                                              std::uint64_t queries, Scores& s) {
-    wgmma_fence();
-    multiply_keys(queries, s);
-    wgmma_commit_group();
-    wgmma_wait_group<0>();
-    wgmma_tie(s);
-    modify(task, tile, s);
-    float keep[2];
-    bool raised = exponents_.softmax(s, scale(), 0.0f, keep);
-    const int exponent = end_keys(s);
-    if (tile == 0) return values_.begin(exponent);
-    if constexpr (kRowScales) raised = values_.follow(exponent, raised, keep);
-    if (raised) rescale(keep);
-  }
-
-  /// The same for other tiles, while the values of the tile before are added by its `weights`.
-  /// Returns false if the weights must be computed again.
-  __device__ __forceinline__ bool weigh_beside_values(const DeviceTask& task, int tile,
-                                                      std::uint64_t queries, Scores& s,
-                                                      const Weights& weights) {
+  /// Adds the values of the tile before by its `weights`, while the scores of this one become
+  /// weights.
+  __device__ __forceinline__ void next_tile(const DeviceTask& task, int tile, std::uint64_t queries,
+                                            Scores& s, Weights& weights, float (&keep)[2]) {
+    wait_keys();
     wgmma_fence();
     multiply_keys(queries, s);
     wgmma_commit_group();
@@ -161,7 +146,6 @@ class PrefillMath : PrefillTeam {
     wgmma_tie(s);
     modify(task, tile, s);
     const RowExponents before = exponents_;
-    float keep[2] = {1.0f, 1.0f};
     bool raised = false;
     const bool fits = weigh(s, raised, keep);
     int exponent = 0;  // of the values' scales
@@ -171,11 +155,13 @@ class PrefillMath : PrefillTeam {
     end_values(tile_ - 1);
     if (!fits) {
       exponents_ = before;
-      return false;
+      score(task, tile, queries, s);
+      raised = exponents_.softmax(s, top_, scale(), 0.0f, keep);
+      exponent = end_keys(s);
     }
     if constexpr (kRowScales) raised = values_.follow(exponent, raised, keep);
     if (raised) rescale(keep);
-    return true;
+    pack(s, weights);
   }
 
   __device__ __forceinline__ void start_values(int tile, const Weights& weights) {
@@ -230,8 +216,17 @@ class PrefillMath : PrefillTeam {
 
   __device__ void release_keys() const { release(shared_.keys_empty(tile_ % kPrefillStages)); }
 
+  /// Computes a tile's scores, with no other products under way.
+  __device__ void score(const DeviceTask& task, int tile, std::uint64_t queries, Scores& s) {
+    wgmma_fence();
+    multiply_keys(queries, s);
+    wgmma_commit_group();
+    wgmma_wait_group<0>();
+    wgmma_tie(s);
+    modify(task, tile, s);
+  }
   __device__ __forceinline__ void modify(const DeviceTask& task, int tile, Scores& s) {
-    PrefillScores(p_, shared_, task, rows_, factors_, tile, tile_).modify(s);
+    PrefillScores(p_, shared_, task, rows_, factors_, tile, tile_).modify(s, top_);
   }
 
   /// Multiplies weights by the scales of their values, and releases what came with the keys.
@@ -244,23 +239,24 @@ class PrefillMath : PrefillTeam {
   }
 
   /// Turns scores into weights by the reference of the previous tiles, without computing their
-  /// maximum. If their sums show that scores exceed the reference by much, raises it and lowers the
-  /// weights: then `raised`, and `keep` is the factor for outputs. Returns false if weights were
-  /// too large for a float; then the scores are lost. All warps of a consumer get the same answer,
-  /// because they compute the scores together.
+  /// maximum. Returns whether the sums show that the reference still serves; if not, the scores are
+  /// lost, and `softmax` needs them again. A warp with a row that has no reference yet takes that
+  /// path at once. All warps of a consumer get the same answer, because they compute the scores
+  /// together.
   __device__ bool weigh(Scores& s, bool& raised, float (&keep)[2]) {
     if constexpr (!kJudgesLate) {
-      raised = exponents_.softmax(s, scale(), kSlack, keep);
+      raised = exponents_.softmax(s, top_, scale(), kSlack, keep);
       return true;
     }
-    float sums[2];
-    raised = exponents_.weigh(s, scale(), keep, sums);
-    const bool is_large = !(sums[0] <= kMostWeight && sums[1] <= kMostWeight);  // or NaN
-    if (!any(is_large)) return true;
-    const bool is_lost = !(sums[0] <= kMostLowered && sums[1] <= kMostLowered);
-    exponents_.lower(s, sums, scale(), keep);
-    raised = true;
-    return !any(is_lost);
+    bool fits = true;
+    if (__any_sync(kAllLanes, exponents_.has_no_reference())) {
+      raised = exponents_.softmax(s, top_, scale(), kSlack, keep);
+    } else {
+      float sums[2];
+      exponents_.exponentiate(s, scale(), sums);
+      fits = sums[0] <= kMostWeight && sums[1] <= kMostWeight;  // not NaN
+    }
+    return !any(!fits);
   }
 
   __device__ void rescale(const float (&keep)[2]) {
@@ -284,9 +280,9 @@ class PrefillMath : PrefillTeam {
     const int unused = -live & (kBoxRows - 1);
     if (unused == 0) return;
     constexpr int kUnits = kImageV.stored_units();
-    wait_values(tile_ - 1);
+    wait_values(tile_);
     for (int i = threadIdx.x - team() * kTeamThreads; i < unused * kUnits; i += kTeamThreads) {
-      st_shared_v4(shared_.values((tile_ - 1) % kPrefillStages) +
+      st_shared_v4(shared_.values(tile_ % kPrefillStages) +
                        kImageV.stored_unit(live + i / kUnits, i % kUnits),
                    uint4{});
     }
@@ -363,8 +359,10 @@ class PrefillMath : PrefillTeam {
     if (is_there) to.put_unit(q * 32 + c * 8, uint4{x[0], x[1], x[2], x[3]});
   }
 
-  /// False with large dims, whose consumers do not run apart.
-  static constexpr bool kJudgesLate = kTeamWarps == kConsumerWarps;
+  /// False with a score mod, masks per head, or large dims: then registers do not suffice for
+  /// computing scores again.
+  static constexpr bool kJudgesLate =
+      kFoldScale && !kHasHeadClasses && kTeamWarps == kConsumerWarps;
 
   const AttendParams& p_;
   const DeviceScales& scales_;
@@ -376,6 +374,7 @@ class PrefillMath : PrefillTeam {
   PrefillScores::RowFactors factors_;
   ValueReference values_;
   RowExponents exponents_;
+  float top_[2];  // of a tile's scores, where it is known
   float o_[kDimV / 2];
 };
 

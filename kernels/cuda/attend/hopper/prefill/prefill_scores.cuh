@@ -27,11 +27,14 @@ class PrefillScores {
         count_(count),
         kept_(count % kKeptTiles) {}
 
-  __device__ __forceinline__ void modify(Scores& s) const {
+  /// `top` is the largest of this thread's columns, unless the scale is left to the exponent.
+  __device__ __forceinline__ void modify(Scores& s, float (&top)[2]) const {
     if constexpr (kIsFloat8 && (kRowScales || !kFoldScale)) scale_products(s);
     const bool hides = task_.keys - first_key_ < kPrefillKeys || shared_.masked(kept_) != 0;
-    if constexpr (!kFoldScale) apply_mod(s);
-    if (hides) hide(s);
+    if constexpr (!kFoldScale) apply_mod(s, top);
+    if (!hides) return;
+    hide(s);
+    if constexpr (!kFoldScale) find_top(s, top);
   }
 
  private:
@@ -56,22 +59,26 @@ class PrefillScores {
   }
 
   static constexpr bool kCapsFirst = !kFoldScale && kCapFactor != 0.0f;
-
-  /// Scores that are capped at once.
-  static constexpr int kCapped = 16;
+  static constexpr int kCapped = 8;  // scores at a time
 
   /// Scales and modifies the scores, where the scale is not left to the exponent. Masks are applied
   /// later: most tiles need none, and registers do not suffice for both at once.
-  __device__ __forceinline__ void apply_mod(Scores& s) const {
+  __device__ __forceinline__ void apply_mod(Scores& s, float (&top)[2]) const {
     if constexpr (kCapsFirst) cap(s);
 #pragma unroll
-    for (int j = 0; j < kKeyTiles; ++j) modify_columns(s, j);
+    for (int j = 0; j < kKeyTiles; ++j) modify_columns(s, j, top);
   }
 
   /// Scales and caps the scores. Scores far below the cap, as most are, need no special functions.
   __device__ __forceinline__ void cap(Scores& s) const {
-    const int are_small = __all_sync(kAllLanes, are_far_below_cap(s));
+    float largest = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPrefillKeys / 2; ++i) largest = fmaxf(largest, fabsf(s[i]));
+    const float most = mod_ops::SmallCap::kMost * kCapDivisor;
+    const int are_small = __all_sync(kAllLanes, largest * fabsf(p_.scale) <= most);
     const mod_ops::SmallCap small(p_.scale, kCapDivisor, kCapFactor);
+    // A branch for some scores at a time: of all scores at once the compiler would compute what
+    // comes first for many, and then has no registers left for more than one at a time.
 #pragma unroll
     for (int first = 0; first < kPrefillKeys / 2; first += kCapped) {
       if (opaque(are_small)) {
@@ -85,17 +92,7 @@ class PrefillScores {
     }
   }
 
-  /// By sums of some squares: they take half as long as maxima.
-  __device__ __forceinline__ bool are_far_below_cap(const Scores& s) const {
-    float sums[4] = {};
-#pragma unroll
-    for (int i = 0; i < kPrefillKeys / 2; ++i) sums[i % 4] = __fmaf_rn(s[i], s[i], sums[i % 4]);
-    const float largest = fmaxf(fmaxf(sums[0], sums[1]), fmaxf(sums[2], sums[3]));
-    constexpr float kMost = mod_ops::SmallCap::kMost * kCapDivisor;
-    return largest * (p_.scale * p_.scale) <= kMost * kMost;
-  }
-
-  __device__ __forceinline__ void modify_columns(Scores& s, int j) const {
+  __device__ __forceinline__ void modify_columns(Scores& s, int j, float (&top)[2]) const {
     const int box = 8 * j / kBoxRows;
     const PageVisit& visit = shared_.visits(kept_)[box];
     const int first = key_of(visit, first_key_ + box * kBoxRows).position + first_column();
@@ -106,6 +103,7 @@ class PrefillScores {
       for (int h = 0; h < 2; ++h) {
         float& score = s[4 * j + 2 * h + c];
         score = modified_near(rows_[h], key, score);
+        top[h] = j + c == 0 ? score : fmaxf(top[h], score);
       }
     }
   }
