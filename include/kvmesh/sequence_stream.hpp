@@ -168,8 +168,8 @@ struct SequenceHeader {
     std::vector<std::int32_t> layers;  ///< their numbers
     int heads = 0;                     ///< the model's
     std::vector<Plane> planes{};
-    /// Of float8 planes: one for all, or one for each head; empty if planes hold them. The values
-    /// of latent pages have none.
+    /// The scales of float8 planes: one for all, or one for each head; empty if planes hold them.
+    /// The values of latent pages have none.
     std::vector<float> k_scales{}, v_scales{};
     /// The first token that the stream has: those before it lay behind the group's window. A group
     /// of states has one row per layer, in the place of the last token's.

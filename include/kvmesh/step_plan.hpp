@@ -164,9 +164,9 @@ class StepPlan {
   /// q_heads, k_dim], of the same dtype. `share` may be its heads' place in `q`, and may not
   /// overlap `q` otherwise.
   ///
-  /// It is as asynchronous as `combine`, goes the way that the plan's options name or else the
-  /// fastest that the group has (docs/design.md), and throws as `run` does. Collective over the kv
-  /// axis.
+  /// With limits, rows of `q` past the batch's are unspecified. It is as asynchronous as `combine`.
+  /// It goes the way that PlanOptions::way or KVMESH_COMBINE_WAY names, else the first of peer,
+  /// NCCL, staged and host that the group has. @throws as `run`. Collective over the kv axis.
   void gather_queries(int layer, const ConstTensorView& share, const TensorView& q,
                       Stream stream = {});
 

@@ -100,6 +100,12 @@ struct CappedScore {
 /// least relative error, 2^-20 where |scale * a / divisor| <= kMost.
 class SmallCap {
  public:
+  /// Whether the terms are normal numbers: of 2^-16 the last is about 2^-112, of 2^12 about 2^84
+  /// times the factor, which is 2^24 at the most.
+  __device__ __forceinline__ static bool takes(float scale, float divisor) {
+    const float step = fabsf(scale / divisor);
+    return step >= 0x1p-16f && step <= 0x1p12f;
+  }
   static constexpr float kMost = 0.5f;
 
   __device__ __forceinline__ SmallCap(float scale, float divisor, float factor) {

@@ -64,7 +64,7 @@ Doubles rows_of(const ConstTensorView& pool, std::int64_t first, std::int64_t to
   return rows;
 }
 
-// Those of the first `tokens` rows of a page's head.
+// Returns the scales of the first `tokens` rows of a page's head.
 Doubles scales_of(const BasicRowScale<ConstTensorView>& scale, std::int64_t page, std::int64_t head,
                   std::int64_t tokens) {
   const ConstTensorView& each = scale.per_token;

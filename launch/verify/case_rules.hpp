@@ -1,4 +1,4 @@
-// What all cases of a run of `kvmesh verify` have in common.
+// The rules that all cases of a run of `kvmesh verify` have in common.
 #pragma once
 
 #include <optional>

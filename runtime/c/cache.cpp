@@ -1,4 +1,6 @@
 // Caches and sequences of the C interface.
+#include <algorithm>
+
 #include "runtime/c/guard.hpp"
 #include "runtime/c/handles.hpp"
 #include "runtime/c/tensors.hpp"
@@ -18,15 +20,15 @@ std::vector<float> scales_at(const float* scales, int count) {
   return {scales, scales + std::max(count, 0)};
 }
 
-/// Of a cache or of a group.
+/// Reads the scales of a cache or of a layer group, which has so many heads.
 template <class Options>
-KvScales scales_of(const Options& given) {
+KvScales scales_of(const Options& given, int kv_heads) {
   return {.kind = choice({ScaleKind::kPerTokenAndHead, ScaleKind::kPerTensor, ScaleKind::kPerHead},
                          given.scale_kind, "scale_kind"),
           .k = given.k_scale == 0 ? 1 : given.k_scale,
           .v = given.v_scale == 0 ? 1 : given.v_scale,
-          .k_heads = scales_at(given.k_head_scales, given.kv_heads),
-          .v_heads = scales_at(given.v_head_scales, given.kv_heads)};
+          .k_heads = scales_at(given.k_head_scales, kv_heads),
+          .v_heads = scales_at(given.v_head_scales, kv_heads)};
 }
 
 PrefixOptions prefix_options(const kvmesh_cache_options_t& given) {
@@ -56,7 +58,7 @@ kvmesh_tier_counts_t counts_of(const TierCounts& counts) {
   return {counts.pages, counts.stores, counts.loads, counts.drops, counts.removed};
 }
 
-LayerGroup layer_group(const kvmesh_layer_group_t& given) {
+LayerGroup layer_group(const kvmesh_layer_group_t& given, int cache_heads) {
   LayerGroup group{.layers = layers_of(given.layers, given.layer_count),
                    .q_heads = given.q_heads,
                    .kv_heads = given.kv_heads,
@@ -69,7 +71,9 @@ LayerGroup layer_group(const kvmesh_layer_group_t& given) {
   }
   if (given.page_share != 0) group.page_share = given.page_share;
   group.state_bytes = given.state_bytes;
-  if (given.has_own_scales != 0) group.scales = scales_of(given);
+  if (given.has_own_scales != 0) {
+    group.scales = scales_of(given, given.kv_heads != 0 ? given.kv_heads : cache_heads);
+  }
   return group;
 }
 
@@ -85,7 +89,7 @@ CacheOptions cache_options(const kvmesh_cache_options_t* given) {
   options.dtype = page_dtype(known_options.dtype);
   options.page_kind =
       choice({PageKind::kKv, PageKind::kLatent}, known_options.page_kind, "page_kind");
-  options.scales = scales_of(known_options);
+  options.scales = scales_of(known_options, known_options.kv_heads);
   options.prefix = prefix_options(known_options);
   options.placement = choice({Placement::kBalanced, Placement::kStriped, Placement::kPacked},
                              known_options.placement, "placement");
@@ -96,9 +100,10 @@ CacheOptions cache_options(const kvmesh_cache_options_t* given) {
   options.reproducible = known_options.reproducible != 0;
   options.window = known_options.window;
   options.tiers = tier_options(known_options.tiers);
-  for_each_known(
-      known_options.groups, known_options.group_count, "groups",
-      [&](const kvmesh_layer_group_t& group) { options.groups.push_back(layer_group(group)); });
+  for_each_known(known_options.groups, known_options.group_count, "groups",
+                 [&](const kvmesh_layer_group_t& group) {
+                   options.groups.push_back(layer_group(group, options.kv_heads));
+                 });
   const std::int64_t home = known_options.home_threshold_tokens;
   require(home >= -2, "home_threshold_tokens {}", home);
   if (home > 0) options.home_threshold_tokens = home;

@@ -79,7 +79,7 @@ std::int64_t hash_of(const TierOptions& options) {
   return static_cast<std::int64_t>(hash.value() | 1);
 }
 
-// Of the scales per head; 0 if there are none.
+// Returns a hash of the scales per head; 0 if there are none.
 std::int64_t hash_of(const KvScales& scales) {
   if (scales.kind != ScaleKind::kPerHead) return 0;
   Hash hash;

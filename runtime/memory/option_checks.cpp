@@ -29,7 +29,8 @@ void check_scales(const CacheOptions& options) {
   require(scales.kind <= ScaleKind::kPerHead, "cache: kind {} of scales is not valid",
           static_cast<int>(scales.kind));
   const auto check = [](float scale) {
-    require(scale > 0 && std::isfinite(scale), "cache: a scale of {}", scale);
+    require(scale > 0 && std::isfinite(scale), "cache: the scale {} must be positive and finite",
+            scale);
   };
   check(scales.k);
   check(scales.v);
@@ -39,11 +40,12 @@ void check_scales(const CacheOptions& options) {
           "cache: scales of heads, but their kind is {}", name(scales.kind));
   if (!has_scales(options, ScaleKind::kPerHead)) return;
   require(std::ssize(scales.k_heads) == options.kv_heads,
-          "cache: {} scales of keys for {} kv heads", scales.k_heads.size(), options.kv_heads);
+          "cache: k_heads has {} scales, but must have one for each of {} kv heads",
+          scales.k_heads.size(), options.kv_heads);
   const int values = options.page_kind == PageKind::kLatent ? 0 : options.kv_heads;
   require(std::ssize(scales.v_heads) == values,
-          "cache: {} scales of values for {} kv heads of {} pages", scales.v_heads.size(),
-          options.kv_heads, name(options.page_kind));
+          "cache: v_heads has {} scales, but must have {} for {} kv heads of {} pages",
+          scales.v_heads.size(), values, options.kv_heads, name(options.page_kind));
 }
 
 }  // namespace

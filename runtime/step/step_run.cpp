@@ -124,11 +124,20 @@ void StepRun::check_input(const AttendInput& input) const {
 void StepRun::check_gather(const ConstTensorView& mine, const TensorView& q) const {
   constexpr const char* kOperation = "gather_queries";
   const AttentionShape& shape = options_.shape;
-  const std::int64_t heads = share(shape.q_heads).size();
-  check_attend_rows("share", mine, query_tokens(), heads, shape.k_dim, kOperation);
+  const IndexRange heads = share(shape.q_heads);
+  check_attend_rows("share", mine, query_tokens(), heads.size(), shape.k_dim, kOperation);
   check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim, kOperation);
   check_output_tensor("gather_queries: q", q, 3);
-  require(mine.dtype == q.dtype, "gather_queries: the share is {}, q is {}", mine, q);
+  require(mine.dtype == q.dtype, "gather_queries: share and q must have one dtype, are {} and {}",
+          name(mine.dtype), name(q.dtype));
+  const auto* const place =
+      static_cast<const std::byte*>(q.data) +
+      heads.begin * q.stride(1) * static_cast<std::int64_t>(size_bytes(q.dtype));
+  const auto differ = [&](int dim) {
+    return mine.size(dim) > 1 && mine.stride(dim) != q.stride(dim);
+  };
+  require(mine.data != place || !(differ(0) || differ(1)),
+          "gather_queries: the share begins at its heads' place in q, but has other strides");
   check_place(mine, "gather_queries: share");
   check_place(q, "gather_queries: q");
 }

@@ -16,7 +16,8 @@ std::vector<RecordRun> runs_of(const CacheGroup& group, SequenceId sequence, std
     const std::int64_t logical = (first + at) / page_size;
     const std::int64_t token = (first + at) % page_size;
     const PageId page = pages[static_cast<std::size_t>(logical)];
-    require(page.valid(), "export: the sequence has no page for token {} any more", first + at);
+    require(page.valid(), "sequence stream: the sequence has no page for token {} any more",
+            first + at);
     runs.push_back({.rank = page.rank(),
                     .token = at,
                     .tokens = std::min(page_size - token, tokens - at),

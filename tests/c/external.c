@@ -24,6 +24,10 @@ static void check_tables(kvmesh_mesh_t* mesh) {
   const kvmesh_tensor_t lse_of = floats(lse, 2, lse_shape);
   const kvmesh_tensor_t part_o_of = floats(part_o, 3, o_shape);
   const kvmesh_tensor_t part_lse_of = floats(part_lse, 2, lse_shape);
+  kvmesh_mesh_info_t mesh_info = KVMESH_INIT(mesh_info);
+  CHECK_OK(kvmesh_mesh_get_info(mesh, &mesh_info));
+  int64_t share_shape[] = {1, mesh_info.kv_rank == 0, kDim};
+  const kvmesh_tensor_t share = floats(q, 3, share_shape); /* the head is the first rank's */
   int32_t q_indptr[] = {0, 1}, kv_lens[] = {6}, block_table[] = {5, 1, 0}, appended[] = {6};
   int32_t positions[] = {4, -1, 0};
   kvmesh_pool_t layer = KVMESH_INIT(layer);
@@ -51,7 +55,7 @@ static void check_tables(kvmesh_mesh_t* mesh) {
   CHECK_OK(kvmesh_external_plan_run(plan, &layer, &q_of, &k_of, &v_of, NULL, &o_of, &lse_of, NULL));
   check_one(o, 2.5);
   check_one(lse, log(6));
-  CHECK_OK(kvmesh_external_plan_gather_queries(plan, &q_of, &q_of, NULL));
+  CHECK_OK(kvmesh_external_plan_gather_queries(plan, &share, &q_of, NULL));
   CHECK(kvmesh_external_plan_gather_queries(plan, &k_of, &q_of, NULL) == KVMESH_INVALID_ARGUMENT);
   CHECK_OK(kvmesh_external_plan_append(plan, &layer, &k_of, &v_of, NULL));
   CHECK_OK(kvmesh_external_plan_attend(plan, &layer, &q_of, NULL, &part_o_of, &part_lse_of, NULL));

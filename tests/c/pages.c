@@ -92,7 +92,6 @@ static void check_head_scales(kvmesh_mesh_t* mesh) {
   options.v_head_scales = v_scales;
   group.layers = &second;
   group.layer_count = 1;
-  group.kv_heads = kHeads;
   group.has_own_scales = 1;
   group.scale_kind = KVMESH_SCALE_PER_HEAD;
   group.k_head_scales = k_scales;

@@ -40,7 +40,7 @@ struct QueryShares {
   QueryShares of_batch() const;
 };
 
-/// One way, for one rank of a group, which it does not outlive. One thread, and one stream at a
+/// A way of the gather for one rank. The group outlives it. One thread and one stream use it at a
 /// time.
 class GatherWay {
  public:

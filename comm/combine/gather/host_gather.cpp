@@ -23,13 +23,12 @@ TensorView in_message(RowBuffer& message, const TensorView& like, IndexRange hea
   return {message.resize((bytes + kFloat - 1) / kFloat), like.dtype, {tokens, heads.size(), dim}};
 }
 
+/// Its memory is the combine's row exchange, which the combine counts.
 class HostGather : public GatherWay {
  public:
   explicit HostGather(std::shared_ptr<RowExchange> rows) : rows_(std::move(rows)) {}
 
   void run(const QueryShares& queries, Stream) override;
-  std::size_t workspace_bytes() const override { return rows_->size_bytes(); }
-  std::size_t host_bytes() const override { return rows_->size_bytes(); }
 
  private:
   std::shared_ptr<RowExchange> rows_;
@@ -59,9 +58,7 @@ class StagedGather : public GatherWay {
       : group_(&group), on_host_(std::move(rows)) {}
 
   void run(const QueryShares& queries, Stream stream) override;
-  std::size_t host_bytes() const override {
-    return on_host_.host_bytes() + mine_.size() + all_.size();
-  }
+  std::size_t host_bytes() const override { return mine_.size() + all_.size(); }
 
  private:
   static TensorView in(std::vector<std::byte>& bytes, const ConstTensorView& like) {

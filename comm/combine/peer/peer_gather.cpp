@@ -9,7 +9,7 @@
 namespace kvmesh {
 namespace {
 
-/// `view` has no memory if it has no heads.
+/// `view` may have no memory if it has no heads.
 cuda::GatheredRows rows_of(const ConstTensorView& view) {
   const auto element = static_cast<std::int64_t>(size_bytes(view.dtype));
   return {.data = static_cast<unsigned char*>(const_cast<void*>(view.data)),

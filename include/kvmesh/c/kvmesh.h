@@ -68,7 +68,7 @@ typedef struct kvmesh_layer_group {
   double page_share;    /* pages per page of the cache's pages_per_rank; 0: 1 */
   int64_t state_bytes;  /* not 0: layers with this many bytes of state per sequence, and no keys */
   /* 1: the scales that follow are the group's, as those of kvmesh_cache_options_t. Scales per head
-     are [kv_heads] of this struct. */
+     are [kv_heads] of the group. */
   int32_t has_own_scales;
   int32_t scale_kind;
   float k_scale, v_scale;
@@ -308,9 +308,10 @@ KVMESH_API kvmesh_status_t kvmesh_plan_combine(kvmesh_plan_t* plan,
                                                const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse,
                                                void* stream);
 
-/* Gives every kv rank the queries of all heads, q [query_tokens, q_heads, k_dim], of which each has
-   computed a share of the heads: share [query_tokens, heads, k_dim] of the same dtype, or their
-   place in q (StepPlan::gather_queries). Collective. */
+/* Gathers the queries of all heads on every kv rank. share [query_tokens, heads, k_dim] has the
+   heads that KVMESH_SCATTER_HEADS gives this rank, and may be their place in q; q [query_tokens,
+   q_heads, k_dim], of the same dtype, gets those of all (StepPlan::gather_queries). Collective over
+   the kv axis. */
 KVMESH_API kvmesh_status_t kvmesh_plan_gather_queries(kvmesh_plan_t* plan, int32_t layer,
                                                       const kvmesh_tensor_t* share,
                                                       const kvmesh_tensor_t* q, void* stream);

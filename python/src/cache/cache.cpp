@@ -55,7 +55,7 @@ KvScales scales_of(std::string_view kind, const ScaleArgument& k, const ScaleArg
   return scales;
 }
 
-/// Those of a layer group, if it has its own.
+/// Returns a layer group's own scales, if it has any.
 std::optional<KvScales> scales_in(Members& group) {
   std::string kind;
   ScaleArgument k = 1.0f, v = 1.0f;

@@ -138,7 +138,9 @@ std::string source_of_capped(const ScoreMod& score) {
                   " kCapFactor);") +
          function("capped_small",
                   "mod_ops::SmallCap(scale, kCapDivisor, kCapFactor).apply<1>(&product);") +
-         "extern \"C\" float most_small() { return kvmesh::mod_ops::SmallCap::kMost; }\n";
+         "extern \"C\" float most_small() { return kvmesh::mod_ops::SmallCap::kMost; }\n"
+         "extern \"C\" bool takes(float scale) {"
+         " return kvmesh::mod_ops::SmallCap::takes(scale, kvmesh::kCapDivisor); }\n";
 }
 
 constexpr float kDivisor = 50.0f, kFactor = 30.0f;
@@ -162,12 +164,16 @@ TEST(NearMath, SoftCapsBeforeTheModAreNear) {
   auto* const capped = library.function<CappedFunction>("capped");
   auto* const small = library.function<CappedFunction>("capped_small");
   auto* const most_small = library.function<float()>("most_small");
-  ASSERT_TRUE(capped && small && most_small);
+  auto* const takes = library.function<bool(float)>("takes");
+  ASSERT_TRUE(capped && small && most_small && takes);
+  for (const float scale : {1e-6f, -1e6f}) EXPECT_FALSE(takes(scale)) << scale;
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   Random random(seed);
   for (int n = 0; n < 20000; ++n) {
-    const float scale = random.chance(0.5) ? 0.0883f : -1.0f;
+    constexpr float kScales[] = {0.0883f, -1.0f, 0x1p-16f * kDivisor, 0x1p12f * kDivisor};
+    const float scale = kScales[random.integer(0, 3)];
+    ASSERT_TRUE(takes(scale)) << scale;
     const float any = std::ldexp(random.real(-1.0f, 1.0f), random.integer(-20, 20));
     expect_near_capped(capped, any, scale, random);
     const float below = random.real(-1.0f, 1.0f) * std::ldexp(1.0f, -random.integer(0, 20));

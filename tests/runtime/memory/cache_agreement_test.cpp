@@ -114,11 +114,11 @@ TEST(CacheAgreement, RejectsLatentValuesLongerThanKeys) {
 
 TEST(CacheAgreement, RejectsInvalidScales) {
   for (float scale : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
-    expect_told(told([&](auto& o) { o.scales.v = scale; }), {"a scale of"});
+    expect_told(told([&](auto& o) { o.scales.v = scale; }), {"the scale"});
     expect_told(told([&](auto& o) {
                   o.scales = {.kind = ScaleKind::kPerHead, .k_heads = {1, scale}};
                 }),
-                {"a scale of"});
+                {"the scale"});
   }
 }
 
@@ -131,10 +131,10 @@ TEST(CacheAgreement, RejectsAnotherNumberOfScalesThanOfHeads) {
         },
         [](auto& o) { o.dtype = Dtype::kFloat8E4M3; });
   };
-  expect_told(with(PageKind::kKv, {}, {}), {"0 scales of keys for 2 kv heads"});
-  expect_told(with(PageKind::kKv, {1}, {1, 2}), {"1 scales of keys for 2 kv heads"});
-  expect_told(with(PageKind::kKv, {1, 2}, {1, 2, 3}), {"3 scales of values for 2 kv heads"});
-  expect_told(with(PageKind::kLatent, {1, 2}, {1, 2}), {"2 scales of values", "of latent pages"});
+  expect_told(with(PageKind::kKv, {}, {}), {"k_heads has 0 scales", "2 kv heads"});
+  expect_told(with(PageKind::kKv, {1}, {1, 2}), {"k_heads has 1 scales", "2 kv heads"});
+  expect_told(with(PageKind::kKv, {1, 2}, {1, 2, 3}), {"v_heads has 3 scales", "2 kv heads"});
+  expect_told(with(PageKind::kLatent, {1, 2}, {1, 2}), {"v_heads has 2 scales", "of latent pages"});
   expect_told(told([](auto& o) {
                 o.scales.k_heads = {1, 2};
               }),

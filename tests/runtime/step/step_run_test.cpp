@@ -211,6 +211,9 @@ TEST_F(StepRunOrder, ChecksTheTensorsOfAGather) {
   TensorView repeated = q;
   repeated.strides[0] = 0;  // several tokens in one place
   EXPECT_THROW(run_.gather_queries(share, repeated, {}), InvalidArgument);
+  ConstTensorView other_order = q;  // in q's memory, but not where q has these heads
+  other_order.strides = {8, 24, 1};
+  EXPECT_THROW(run_.gather_queries(other_order, q, {}), InvalidArgument);
   run_.gather_queries(share, q, {});
   EXPECT_EQ(record_.calls, Calls{"gather_queries"});
 }

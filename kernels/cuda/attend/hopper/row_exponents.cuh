@@ -127,7 +127,9 @@ struct RowExponents {
   /// A mod may add numbers like -1e9, and score * scale - shift loses their differences. That is
   /// only computed by references up to this one, where it is as exact as scores.
   static constexpr float kMostNear = 1024.0f;
-  __device__ static bool is_far(float reference) { return fabsf(reference) > kMostNear; }
+  __device__ static bool is_far(float reference) {
+    return fabsf(reference) > kMostNear && reference != kNoKeys;
+  }
 
   __device__ void find_far() {
     is_far_ = __any_sync(kAllLanes, is_far(reference[0]) || is_far(reference[1]));
@@ -147,14 +149,13 @@ struct RowExponents {
   /// The exponent of the factor by which weights change when the reference does: the difference of
   /// what `exponentiate` subtracts.
   __device__ float step(int h, float to, float scale) const {
-    const float shift = shift_of(to) * scale;
-    if constexpr (kFoldScale) return reference[h] * scale - shift;
+    if constexpr (kFoldScale) return reference[h] * scale - shift_of(to) * scale;
     if (is_far_ || is_far(to)) return (reference[h] - shift_of(to)) * scale;
-    return __fmul_rn(reference[h], scale) - shift;
+    return __fmul_rn(reference[h], scale) - __fmul_rn(shift_of(to), scale);
   }
 
-  // The warp has a row with a far reference, or without one. Where the scale is not left to the
-  // exponent; a kernel that raises references itself leaves it so.
+  // The warp has a row with a far reference. Only where the scale is not left to the exponent. True
+  // until `softmax` has raised a reference: other callers of `raise` always subtract.
   bool is_far_ = true;
 };
 

@@ -75,7 +75,8 @@ class PrefillScores {
 #pragma unroll
     for (int i = 0; i < kPrefillKeys / 2; ++i) largest = fmaxf(largest, fabsf(s[i]));
     const float most = mod_ops::SmallCap::kMost * kCapDivisor;
-    const int are_small = __all_sync(kAllLanes, largest * fabsf(p_.scale) <= most);
+    const int are_small = __all_sync(kAllLanes, mod_ops::SmallCap::takes(p_.scale, kCapDivisor) &&
+                                                    largest * fabsf(p_.scale) <= most);
     const mod_ops::SmallCap small(p_.scale, kCapDivisor, kCapFactor);
     // A branch for some scores at a time: of all scores at once the compiler would compute what
     // comes first for many, and then has no registers left for more than one at a time.
