@@ -1,5 +1,4 @@
 // The query gather by way of host memory.
-#include <algorithm>
 #include <vector>
 
 #include "comm/combine/gather/gather_way.hpp"
@@ -8,11 +7,6 @@
 
 namespace kvmesh {
 namespace {
-
-ConstTensorView first_tokens(ConstTensorView view, std::int64_t tokens) {
-  view.shape[0] = std::min(view.shape[0], tokens);
-  return view;
-}
 
 /// The queries of some heads in one piece, in a message.
 TensorView in_message(RowBuffer& message, const TensorView& like, IndexRange heads) {
@@ -87,27 +81,6 @@ void StagedGather::run(const QueryShares& given, Stream stream) {
 }
 
 }  // namespace
-
-TensorView QueryShares::place_of(IndexRange heads) const {
-  TensorView place = all;
-  const std::int64_t first = heads.begin * all.stride(1);
-  place.data =
-      static_cast<std::byte*>(all.data) + first * static_cast<std::int64_t>(size_bytes(all.dtype));
-  place.shape[1] = heads.size();
-  return place;
-}
-
-void QueryShares::place_mine(IndexRange heads, Stream stream) const {
-  const TensorView place = place_of(heads);
-  if (place.data != mine.data) copy_tensor(place, mine, all.device, stream);
-}
-
-QueryShares QueryShares::of_batch() const {
-  QueryShares batch = *this;
-  batch.mine = first_tokens(mine, tokens);
-  batch.all.shape[0] = std::min(all.shape[0], tokens);
-  return batch;
-}
 
 std::unique_ptr<GatherWay> make_host_gather(std::shared_ptr<RowExchange> rows) {
   return std::make_unique<HostGather>(std::move(rows));
