@@ -192,6 +192,14 @@ void bind_plan(nb::module_& module) {
            "given; share may be its heads' place in q.")
       .def_prop_ro("query_tokens", [](PyPlan& self) { return self.get().plan.query_tokens(); })
       .def_prop_ro("append_tokens", [](PyPlan& self) { return self.get().plan.append_tokens(); })
+      .def(
+          "query_shape",
+          [](PyPlan& self, int layer) {
+            const PlannedStep& step = self.get();
+            const LayerSizes& sizes = step.sizes(layer);
+            return nb::make_tuple(step.plan.query_tokens(), sizes.q_heads, sizes.k_dim);
+          },
+          nb::arg("layer") = 0, "(tokens, q_heads, k_dim) of the queries of a layer.")
       .def_prop_ro(
           "output_shape",
           [](PyPlan& self) {

@@ -70,6 +70,31 @@ def test_parts_on_ranks_keep_their_order():
             torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
+def test_shares_of_the_heads_are_gathered():
+    def model(step, share, k, v):
+        q = step.gather_queries(0, share)
+        return q, step.run(0, q, k, v)
+
+    def body(mesh):
+        cache, _, step = make_step(mesh)
+        q, k, v = tensors(9, 6)
+        mine = q.tensor_split(mesh.size, dim=1)[mesh.rank]
+        assert step.plan.query_shape() == q.shape
+        gathered, out = model(step, mine, k, v)
+        torch.testing.assert_close(gathered, q, atol=0, rtol=0)
+        torch.testing.assert_close(out, step.plan.run(0, q, k, v), atol=0, rtol=0)
+        with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fake = step.gather_queries(0, mode.from_tensor(mine))
+            assert (fake.shape, fake.dtype) == (q.shape, q.dtype)
+
+    kvmesh.run_on_threads(2, body)
+    with kvmesh.Mesh() as mesh:  # torch compiles on one thread
+        cache, _, step = make_step(mesh)
+        q, k, v = tensors(9, 6)
+        for one, other in zip(compiled(model)(step, q, k, v), (q, step.plan.run(0, q, k, v))):
+            torch.testing.assert_close(one, other, atol=0, rtol=0)
+
+
 def test_sinks_are_passed_on():
     sinks = torch.tensor([0.5, -1.0, 2.0, float("-inf")])
 
@@ -104,6 +129,7 @@ def test_the_operators_keep_torch_s_rules():
         check_operator("append", *where, 0, k, v)
         check_operator("run", *where, 0, q, k, v, torch.ones(HEADS), True)
         check_operator("attend_partial", *where, 0, q, torch.ones(HEADS))
+        check_operator("gather_queries", *where, 0, q)
         check_operator("combine", *where, *step.attend_partial(0, q), True)
 
 

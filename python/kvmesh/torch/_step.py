@@ -42,6 +42,10 @@ class Step:
         """StepPlan.attend_partial: (o, lse)."""
         return _attend_partial(self._order, self._number, layer, q, sinks)
 
+    def gather_queries(self, layer, share):
+        """StepPlan.gather_queries: q with the heads of all ranks."""
+        return _gather_queries(self._order, self._number, layer, share)
+
     def combine(self, o, lse, *, out_lse=False):
         """StepPlan.combine: out, with out_lse (out, out_lse). The output is in float32."""
         out, lse_of_out = _combine(self._order, self._number, o, lse, out_lse)
@@ -68,6 +72,11 @@ def _partial(plan, like):
             like.new_empty(tokens, heads, dtype=torch.float32))
 
 
+def _queries(plan, layer, share):
+    _, heads, k_dim = plan.query_shape(layer)
+    return share.new_empty(share.shape[0], heads, k_dim)
+
+
 @torch.library.custom_op("kvmesh::run", mutates_args={"order"})
 def _run(order: Tensor, plan: int, layer: int, q: Tensor, k: Optional[Tensor], v: Optional[Tensor],
          sinks: Optional[Tensor], with_lse: bool) -> Tuple[Tensor, Tensor]:
@@ -87,6 +96,13 @@ def _attend_partial(order: Tensor, plan: int, layer: int, q: Tensor,
     o, lse = _partial(_plan(plan), q)
     _plan(plan).attend_partial(layer, q, o, lse, sinks=sinks)
     return o, lse
+
+
+@torch.library.custom_op("kvmesh::gather_queries", mutates_args={"order"})
+def _gather_queries(order: Tensor, plan: int, layer: int, share: Tensor) -> Tensor:
+    q = _queries(_plan(plan), layer, share)
+    _plan(plan).gather_queries(layer, share, q)
+    return q
 
 
 @torch.library.custom_op("kvmesh::combine", mutates_args={"order"})
@@ -110,6 +126,11 @@ def _(order, plan, layer, k, v):
 @_attend_partial.register_fake
 def _(order, plan, layer, q, sinks):
     return _partial(_plan(plan), q)
+
+
+@_gather_queries.register_fake
+def _(order, plan, layer, share):
+    return _queries(_plan(plan), layer, share)
 
 
 @_combine.register_fake
