@@ -6,9 +6,9 @@
 
 namespace kvmesh {
 
-/// Launches a kernel that waits by griddepcontrol_wait (core/cuda/dependent_launch.cuh). Where the
-/// loaded code of the kernel has that instruction, it may begin before the kernel before it on
-/// `stream` is done.
+/// Launches a kernel that waits by griddepcontrol_wait (core/cuda/device/dependent_launch.cuh).
+/// Where the loaded code of the kernel has that instruction, it may begin before the kernel before
+/// it on `stream` is done.
 template <class Params>
 cudaError_t launch_overlapping(void (*kernel)(Params), unsigned blocks, unsigned threads,
                                const Params& params, cudaStream_t stream) {

@@ -1,6 +1,6 @@
 // The places of a rank's rows in the combine over mapped memory, for the host, nvcc and NVRTC. A
 // kernel that has such a target stores each row straight into the memory of the row's owner, by
-// core/cuda/combine_target.cuh.
+// core/cuda/device/combine_target.cuh.
 //
 // A window is memory of a rank that all ranks of the group map. It has slots for even and for odd
 // epochs (the numbers of combines and gathers), and a slot has room for each source's rows:

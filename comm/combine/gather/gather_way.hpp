@@ -64,8 +64,9 @@ std::unique_ptr<GatherWay> make_staged_gather(DeviceGroup& group,
 /// One group of messages, which are copied to their heads' places. @throws Unsupported in a build
 /// without NCCL.
 std::unique_ptr<GatherWay> make_nccl_gather(NcclGroup& group);
-/// One kernel: peer/peer_gather_kernels.cu. `form`: how rows travel, whatever is faster. REQUIRES
-/// of a run: choose_gather_way has taken kPeer for it. @throws Unsupported in a build without CUDA.
+/// One kernel: peer/kernels/peer_gather_kernels.cu. `form`: how rows travel, whatever is faster.
+/// REQUIRES of a run: choose_gather_way has taken kPeer for it. @throws Unsupported in a build
+/// without CUDA.
 std::unique_ptr<GatherWay> make_peer_gather(PeerWindow& window, std::optional<RowForm> form = {});
 
 }  // namespace kvmesh

@@ -3,7 +3,7 @@
 // The products are rounded before they are added, as on the host, and the sources are added in rank
 // order, so kAllToAll gives the same bits wherever the partials lie.
 #include "comm/combine/nccl/rows.cuh"
-#include "core/cuda/dependent_launch.cuh"
+#include "core/cuda/device/dependent_launch.cuh"
 #include "core/cuda/launch_overlapping.hpp"
 #include "core/cuda/load_kernels.hpp"
 

@@ -5,7 +5,7 @@
 
 #include "comm/combine/half_bits.cuh"
 #include "comm/combine/nccl/combine_params.hpp"
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "core/pod/row_merge.hpp"
 
 namespace kvmesh::cuda {

@@ -1,6 +1,6 @@
 // The query gather over mapped memory. Only for builds with CUDA.
 #include "comm/combine/gather/gather_way.hpp"
-#include "comm/combine/peer/peer_gather_params.hpp"
+#include "comm/combine/peer/kernels/peer_gather_params.hpp"
 #include "comm/combine/peer/peer_target.hpp"
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "comm/combine/choose_way.hpp"
-#include "comm/combine/peer/peer_params.hpp"
+#include "comm/combine/peer/kernels/peer_params.hpp"
 #include "comm/combine/peer/peer_target.hpp"
 #include "core/check.hpp"
 #include "core/cuda/device_array.hpp"

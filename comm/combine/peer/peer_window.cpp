@@ -12,8 +12,8 @@
 #include <optional>
 #include <utility>
 
-#include "comm/combine/peer/peer_gather_params.hpp"
-#include "comm/combine/peer/peer_params.hpp"
+#include "comm/combine/peer/kernels/peer_gather_params.hpp"
+#include "comm/combine/peer/kernels/peer_params.hpp"
 #include "core/cuda/device_buffer.hpp"
 #include "core/cuda/memory.hpp"
 #include "core/device_wait.hpp"

@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "comm/combine/peer/kernels/peer_window_view.hpp"
 #include "comm/combine/peer/peer_room.hpp"
-#include "comm/combine/peer/peer_window_view.hpp"
 #include "core/posix/shared_memory.hpp"
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/stream.hpp"

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "core/cuda/dependent_launch.cuh"
-#include "core/cuda/half_pairs.cuh"
+#include "core/cuda/device/dependent_launch.cuh"
+#include "core/cuda/device/half_pairs.cuh"
 
 namespace kvmesh::cuda {
 

@@ -6,7 +6,7 @@
 // of one kv head), kHasMaskMod and the mods of emit_cuda.hpp.
 #pragma once
 
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "kernels/cuda/plan/candidates.cuh"
 
 namespace kvmesh::cuda {

@@ -3,8 +3,8 @@
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
+#include "core/cuda/device/warp.cuh"
 #include "core/cuda/load_kernels.hpp"
-#include "core/cuda/warp.cuh"
 #include "kernels/cuda/plan/kernels.hpp"
 #include "kernels/cuda/plan/split.hpp"
 

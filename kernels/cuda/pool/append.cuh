@@ -5,7 +5,7 @@
 // Constants of the kernel (namespace kvmesh): kDimK, kDimV, kNewType, kPoolType, kVectors.
 #pragma once
 
-#include "core/cuda/dependent_launch.cuh"
+#include "core/cuda/device/dependent_launch.cuh"
 #include "kernels/cuda/common/elements.cuh"
 #include "kernels/cuda/pool/params.hpp"
 

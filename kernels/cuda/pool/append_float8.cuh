@@ -5,8 +5,8 @@
 // (each row has a scale, or each head a given one).
 #pragma once
 
-#include "core/cuda/dependent_launch.cuh"
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/dependent_launch.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "core/pod/float8.hpp"
 #include "kernels/cuda/common/elements.cuh"
 #include "kernels/cuda/pool/params.hpp"

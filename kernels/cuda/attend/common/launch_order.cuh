@@ -3,7 +3,7 @@
 // the thread blocks of the next take the multiprocessors that become free.
 #pragma once
 
-#include "core/cuda/dependent_launch.cuh"
+#include "core/cuda/device/dependent_launch.cuh"
 #include "kernels/cuda/attend/common/params.hpp"
 
 namespace kvmesh::cuda {

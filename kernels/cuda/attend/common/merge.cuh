@@ -9,8 +9,8 @@
 // kOverlaps (it may start before what it merges is there: Hopper and later).
 #pragma once
 
-#include "core/cuda/combine_target.cuh"
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/combine_target.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "core/pod/row_merge.hpp"
 #include "kernels/cuda/attend/common/merge_share.cuh"
 #include "kernels/cuda/attend/common/output.cuh"

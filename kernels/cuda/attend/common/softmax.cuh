@@ -4,7 +4,7 @@
 // exponent).
 #pragma once
 
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
 
 namespace kvmesh::cuda {

@@ -6,7 +6,7 @@
 // kKeyWarps, kStepKeys, kStages, kBlocksPerSm, kOverlaps.
 #pragma once
 
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/common/shared_rows.hpp"
 

@@ -5,7 +5,7 @@
 // Constant of the kernel (namespace kvmesh): kDimV.
 #pragma once
 
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "core/pod/row_merge.hpp"
 #include "kernels/cuda/attend/common/output.cuh"
 #include "kernels/cuda/attend/exact/exact_params.hpp"

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
-#include "kernels/cuda/attend/hopper/tensor_map.hpp"
+#include "kernels/cuda/attend/hopper/instructions/tensor_map.hpp"
 #include "kernels/cuda/attend/plain/plain_params.hpp"
 
 namespace kvmesh::cuda {

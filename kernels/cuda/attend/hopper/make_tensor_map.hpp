@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdint>
 
-#include "kernels/cuda/attend/hopper/tensor_map.hpp"
+#include "kernels/cuda/attend/hopper/instructions/tensor_map.hpp"
 #include "kvmesh/types.hpp"
 
 namespace kvmesh::cuda {

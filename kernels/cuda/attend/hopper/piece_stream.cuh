@@ -1,7 +1,7 @@
 // The stream of pieces and tiles that a producer warp copies, each step known before it is needed.
 #pragma once
 
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "kernels/cuda/attend/common/launch_order.cuh"
 #include "kernels/cuda/attend/common/pieces.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"

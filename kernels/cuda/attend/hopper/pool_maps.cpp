@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "kernels/cuda/attend/hopper/image.hpp"
+#include "kernels/cuda/attend/hopper/instructions/image.hpp"
 #include "kernels/cuda/attend/hopper/make_tensor_map.hpp"
 #include "kernels/cuda/attend/plain/plain_family.hpp"
 

@@ -9,12 +9,12 @@
 // nine of them.
 #pragma once
 
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/gather_warps.hpp"
-#include "kernels/cuda/attend/hopper/image.hpp"
-#include "kernels/cuda/attend/hopper/mbarrier.cuh"
-#include "kernels/cuda/attend/hopper/tma.cuh"
+#include "kernels/cuda/attend/hopper/instructions/image.hpp"
+#include "kernels/cuda/attend/hopper/instructions/mbarrier.cuh"
+#include "kernels/cuda/attend/hopper/instructions/tma.cuh"
 
 namespace kvmesh::cuda {
 

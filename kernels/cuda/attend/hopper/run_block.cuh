@@ -4,8 +4,8 @@
 
 #include "kernels/cuda/attend/common/launch_order.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
-#include "kernels/cuda/attend/hopper/tma.cuh"
-#include "kernels/cuda/attend/hopper/wgmma.cuh"
+#include "kernels/cuda/attend/hopper/instructions/tma.cuh"
+#include "kernels/cuda/attend/hopper/instructions/wgmma.cuh"
 
 namespace kvmesh::cuda {
 

@@ -9,10 +9,10 @@
 // kQueryType, kQueryVectors (16-byte loads of queries are possible).
 #pragma once
 
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "kernels/cuda/attend/common/query_scale.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
-#include "kernels/cuda/attend/hopper/image.hpp"
+#include "kernels/cuda/attend/hopper/instructions/image.hpp"
 #include "kernels/cuda/attend/plain/task_scale.cuh"
 
 namespace kvmesh::cuda {

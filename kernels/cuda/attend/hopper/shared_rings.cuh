@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
-#include "kernels/cuda/attend/hopper/mbarrier.cuh"
+#include "kernels/cuda/attend/hopper/instructions/mbarrier.cuh"
 
 namespace kvmesh::cuda {
 

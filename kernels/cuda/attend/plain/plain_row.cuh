@@ -3,7 +3,7 @@
 // Constants of the kernel (namespace kvmesh), beside rows.cuh's: kDimK, kPoolType, kQueryType.
 #pragma once
 
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/plain/plain_params.hpp"
 

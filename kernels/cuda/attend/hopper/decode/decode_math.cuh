@@ -7,7 +7,7 @@
 
 #include "kernels/cuda/attend/common/softmax.cuh"
 #include "kernels/cuda/attend/hopper/decode/decode_producer.cuh"
-#include "kernels/cuda/attend/hopper/wgmma.cuh"
+#include "kernels/cuda/attend/hopper/instructions/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
 
 namespace kvmesh::cuda {

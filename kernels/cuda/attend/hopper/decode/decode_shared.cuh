@@ -7,9 +7,9 @@
 #pragma once
 
 #include "kernels/cuda/attend/hopper/decode/decode_tile.hpp"
+#include "kernels/cuda/attend/hopper/instructions/wgmma.cuh"
 #include "kernels/cuda/attend/hopper/piece_stream.cuh"
 #include "kernels/cuda/attend/hopper/shared_rings.cuh"
-#include "kernels/cuda/attend/hopper/wgmma.cuh"
 
 namespace kvmesh::cuda {
 

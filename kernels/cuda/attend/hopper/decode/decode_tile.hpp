@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/attend/common/params.hpp"
 #include "kernels/cuda/attend/hopper/gather_warps.hpp"
-#include "kernels/cuda/attend/hopper/image.hpp"
+#include "kernels/cuda/attend/hopper/instructions/image.hpp"
 
 namespace kvmesh::cuda {
 

@@ -23,10 +23,10 @@
 // DeepSeek, 2025); late rescaling as in FlashAttention-4 (2025).
 #pragma once
 
+#include "kernels/cuda/attend/hopper/instructions/wgmma.cuh"
 #include "kernels/cuda/attend/hopper/latent/latent_producer.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
 #include "kernels/cuda/attend/hopper/run_block.cuh"
-#include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
 
 namespace kvmesh::cuda {

@@ -3,9 +3,9 @@
 
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
+#include "kernels/cuda/attend/hopper/instructions/tma.cuh"
 #include "kernels/cuda/attend/hopper/latent/latent_shared.cuh"
 #include "kernels/cuda/attend/hopper/row_gather.cuh"
-#include "kernels/cuda/attend/hopper/tma.cuh"
 
 namespace kvmesh::cuda {
 

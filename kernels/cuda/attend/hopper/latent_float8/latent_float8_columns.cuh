@@ -2,7 +2,7 @@
 // for float8 pages.
 #pragma once
 
-#include "core/cuda/warp.cuh"
+#include "core/cuda/device/warp.cuh"
 #include "kernels/cuda/attend/hopper/latent_float8/latent_float8_shared.cuh"
 
 namespace kvmesh::cuda {

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "kernels/cuda/attend/hopper/float8_rows.cuh"
+#include "kernels/cuda/attend/hopper/instructions/wgmma.cuh"
 #include "kernels/cuda/attend/hopper/latent_float8/latent_float8_shared.cuh"
-#include "kernels/cuda/attend/hopper/wgmma.cuh"
 
 namespace kvmesh::cuda {
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
-#include "kernels/cuda/attend/hopper/image.hpp"
+#include "kernels/cuda/attend/hopper/instructions/image.hpp"
 
 namespace kvmesh::cuda {
 

@@ -24,13 +24,13 @@
 // before; late rescaling as in FlashAttention-4 (2025).
 #pragma once
 
+#include "kernels/cuda/attend/hopper/instructions/wgmma.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_converter.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_float8.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_scores.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_team.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
 #include "kernels/cuda/attend/hopper/run_block.cuh"
-#include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
 #include "kernels/cuda/attend/plain/task_scale.cuh"
 

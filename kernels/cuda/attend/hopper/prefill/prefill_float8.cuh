@@ -10,8 +10,8 @@
 #pragma once
 
 #include "kernels/cuda/attend/common/query_scale.cuh"
+#include "kernels/cuda/attend/hopper/instructions/wgmma.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_shared.cuh"
-#include "kernels/cuda/attend/hopper/wgmma.cuh"
 
 namespace kvmesh::cuda {
 

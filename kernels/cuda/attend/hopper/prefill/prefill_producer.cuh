@@ -3,8 +3,8 @@
 
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
+#include "kernels/cuda/attend/hopper/instructions/tma.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_shared.cuh"
-#include "kernels/cuda/attend/hopper/tma.cuh"
 
 namespace kvmesh::cuda {
 

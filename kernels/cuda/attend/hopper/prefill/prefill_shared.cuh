@@ -7,10 +7,10 @@
 // registers).
 #pragma once
 
+#include "kernels/cuda/attend/hopper/instructions/wgmma.cuh"
 #include "kernels/cuda/attend/hopper/piece_stream.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_tile.hpp"
 #include "kernels/cuda/attend/hopper/shared_rings.cuh"
-#include "kernels/cuda/attend/hopper/wgmma.cuh"
 
 namespace kvmesh::cuda {
 

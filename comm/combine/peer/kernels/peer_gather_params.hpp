@@ -3,7 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "comm/combine/peer/peer_window_view.hpp"
+#include "comm/combine/peer/kernels/peer_window_view.hpp"
 
 namespace kvmesh::cuda {
 

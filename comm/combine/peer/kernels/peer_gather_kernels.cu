@@ -6,9 +6,9 @@
 // does not matter, and the place of the LSE stays unused.
 #include <algorithm>
 
-#include "comm/combine/peer/peer_exchange.cuh"
-#include "comm/combine/peer/peer_gather_params.hpp"
-#include "core/cuda/dependent_launch.cuh"
+#include "comm/combine/peer/kernels/peer_exchange.cuh"
+#include "comm/combine/peer/kernels/peer_gather_params.hpp"
+#include "core/cuda/device/dependent_launch.cuh"
 #include "core/cuda/launch_overlapping.hpp"
 #include "core/cuda/load_kernels.hpp"
 

@@ -24,8 +24,8 @@
 #include <algorithm>
 
 #include "comm/combine/half_bits.cuh"
-#include "comm/combine/peer/peer_cells.cuh"
-#include "core/cuda/dependent_launch.cuh"
+#include "comm/combine/peer/kernels/peer_cells.cuh"
+#include "core/cuda/device/dependent_launch.cuh"
 #include "core/cuda/launch_overlapping.hpp"
 #include "core/cuda/load_kernels.hpp"
 #include "core/pod/row_merge.hpp"

@@ -1,4 +1,4 @@
-#include "runtime/cache/group_step.hpp"
+#include "runtime/cache/plan/group_step.hpp"
 
 #include <limits>
 

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attend/hopper/image.hpp"
+#include "kernels/cuda/attend/hopper/instructions/image.hpp"
 #include "kernels/cuda/common/elements.cuh"
 
 namespace kvmesh::cuda {

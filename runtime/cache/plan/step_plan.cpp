@@ -1,5 +1,5 @@
 // plan: once per step. run: once per layer.
-#include "runtime/cache/step_plan_state.hpp"
+#include "runtime/cache/plan/step_plan_state.hpp"
 
 namespace kvmesh {
 

@@ -1,7 +1,7 @@
 // KvCache's plans: check a batch in all groups, append it to all or none, plan it in each.
 #include <algorithm>
 
-#include "runtime/cache/step_plan_state.hpp"
+#include "runtime/cache/plan/step_plan_state.hpp"
 
 namespace kvmesh {
 namespace {

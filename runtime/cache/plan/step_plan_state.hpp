@@ -8,7 +8,7 @@
 
 #include "core/check.hpp"
 #include "runtime/cache/cache_state.hpp"
-#include "runtime/cache/group_step.hpp"
+#include "runtime/cache/plan/group_step.hpp"
 #include "runtime/step/layer_kinds.hpp"
 
 namespace kvmesh {

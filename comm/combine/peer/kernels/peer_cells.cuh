@@ -1,8 +1,8 @@
 // Cells of rows, one per thread: the values of each, from a row of floats into 16 bytes and back.
 #pragma once
 
-#include "comm/combine/peer/peer_exchange.cuh"
-#include "comm/combine/peer/peer_params.hpp"
+#include "comm/combine/peer/kernels/peer_exchange.cuh"
+#include "comm/combine/peer/kernels/peer_params.hpp"
 
 namespace kvmesh::cuda {
 

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "comm/combine/peer/peer_window_view.hpp"
-#include "core/cuda/system_memory.cuh"
-#include "core/cuda/warp.cuh"
+#include "comm/combine/peer/kernels/peer_window_view.hpp"
+#include "core/cuda/device/system_memory.cuh"
+#include "core/cuda/device/warp.cuh"
 
 namespace kvmesh::cuda {
 

@@ -6,9 +6,9 @@
 // such kernels, as each has an epoch of its own.
 #pragma once
 
-#include "comm/combine/peer/peer_wait.cuh"
-#include "core/cuda/combine_target.cuh"
-#include "core/cuda/warp.cuh"
+#include "comm/combine/peer/kernels/peer_wait.cuh"
+#include "core/cuda/device/combine_target.cuh"
+#include "core/cuda/device/warp.cuh"
 
 namespace kvmesh::cuda {
 

@@ -3,8 +3,8 @@
 // For nvcc and NVRTC.
 #pragma once
 
-#include "core/cuda/half_pairs.cuh"
-#include "core/cuda/system_memory.cuh"
+#include "core/cuda/device/half_pairs.cuh"
+#include "core/cuda/device/system_memory.cuh"
 #include "core/pod/combine_target.hpp"
 
 namespace kvmesh::cuda {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attend/hopper/tensor_map.hpp"
+#include "kernels/cuda/attend/hopper/instructions/tensor_map.hpp"
 
 namespace kvmesh::cuda {
 

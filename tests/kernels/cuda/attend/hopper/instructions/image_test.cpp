@@ -1,6 +1,6 @@
 // The tensor cores find in the shared image the elements that the copies wrote there. Their address
 // of an element is computed here as the hardware does: linear, then exchanged by its own bits.
-#include "kernels/cuda/attend/hopper/image.hpp"
+#include "kernels/cuda/attend/hopper/instructions/image.hpp"
 
 #include <gtest/gtest.h>
 
