@@ -52,13 +52,16 @@ class KvCache::State {
   void pages_taken(std::optional<Stream> after = {}) {
     if (tiers) tiers->pages_taken(after);
   }
-  /// Waits until tiers have read and written all pages: before anyone else does.
-  void wait_for_tiers() {
+  /// Waits until tiers, and a stream that was given up, have read and written all pages: before
+  /// anyone else does.
+  void wait_for_move_streams() {
     if (tiers) tiers->wait();
+    staging.wait(mesh.world());
   }
-  /// The work to come on `stream` does so; on the CPU as wait_for_tiers.
-  void order_after_tiers(Stream stream) {
+  /// The work to come on `stream` does so; on the CPU as wait_for_move_streams.
+  void order_after_move_streams(Stream stream) {
     if (tiers) tiers->before(stream);
+    staging.before(stream);
   }
 
   CacheGroup& group_of(int layer) { return groups[index_of_group(layer)]; }

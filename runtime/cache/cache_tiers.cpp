@@ -16,8 +16,8 @@ std::int64_t first_seen(std::int64_t pages, std::int64_t window, int page_size) 
 }  // namespace
 
 CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
-                       const PoolStorage& pools, std::unique_ptr<FileCalls> calls)
-    : mesh_(mesh), groups_(groups), calls_(std::move(calls)) {
+                       const PoolStorage& pools, Staging& staging, std::unique_ptr<FileCalls> calls)
+    : mesh_(mesh), groups_(groups), staging_(staging), calls_(std::move(calls)) {
   std::uint8_t has_room = 1;
   try {
     for (std::size_t g = 0; g < groups.size(); ++g)
@@ -37,6 +37,7 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<Cache
 /// Orders copies after the work on `stream`, which writes or reads the pages.
 void CacheTiers::copy_after(std::optional<Stream> stream) {
   if (!stream) return groups_.front().backend->wait_idle();
+  staging_.before(*stream);
   if (mesh_.device().kind == DeviceKind::kCpu) return;
   for (const auto& tiers : tiers_) tiers->copies().after(*stream);
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/cache/group_tiers.hpp"
+#include "runtime/cache/staging.hpp"
 #include "runtime/memory/attempt.hpp"
 
 namespace kvmesh {
@@ -23,10 +24,11 @@ namespace kvmesh {
 /// that fails says so in these exchanges, so that no other waits for it.
 class CacheTiers {
  public:
-  /// REQUIRES: all but the options and `calls` outlive it.
+  /// Its copies run after late moves of `staging`. REQUIRES: all but the options and `calls`
+  /// outlive it, `staging` all but its destructor.
   /// @throws OutOfMemory on every rank if a rank has no room for its host tier. Collective.
   CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
-             const PoolStorage& pools,
+             const PoolStorage& pools, Staging& staging,
              std::unique_ptr<FileCalls> calls = std::make_unique<FileCalls>());
 
   /// Stores the pages that were evicted since the last call. Call it after every operation that may
@@ -95,6 +97,7 @@ class CacheTiers {
 
   Mesh& mesh_;
   std::deque<CacheGroup>& groups_;
+  Staging& staging_;
   std::int64_t pages_back_ = 0;
   std::exception_ptr failure_;  // of a copy
   std::unique_ptr<FileCalls> calls_;

@@ -66,7 +66,7 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
     attempt.together([&] { can = cache.try_make_writable(tokens.sequence, first, end, stream); });
     if (!can) throw can.reason();  // on all ranks alike
   }
-  cache.wait_for_tiers();
+  attempt([&] { cache.wait_for_move_streams(); });
   for (std::size_t g = 0; g < cache.groups.size(); ++g) {
     if (cache.groups[g].has_states()) continue;
     std::vector<TokenMove> moves;

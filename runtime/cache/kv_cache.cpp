@@ -110,7 +110,7 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
         put_head_scales(mesh, group, pools.head_scales(g)));
   }
   if (!options.tiers.enabled()) return;
-  tiers = std::make_unique<CacheTiers>(mesh, options, groups, pools);
+  tiers = std::make_unique<CacheTiers>(mesh, options, groups, pools, staging);
 }
 
 std::size_t KvCache::State::index_of_group(int layer) const {
@@ -176,6 +176,11 @@ void KvCache::State::let_go() noexcept {
 
 KvCache::State::~State() {
   let_go();
+  try {
+    staging.wait(mesh.kv_comm());  // which the mesh owns; its world may be gone
+  } catch (const std::exception&) {
+    // The error is dropped: no one is left who uses the pages.
+  }
   for (CacheUser* user : users) user->cache_ends();
 }
 
@@ -218,7 +223,7 @@ void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t
             *tensor, tensor->device, device);
   const CacheGroup& group = state().group_of(layer);
   const std::vector<TokenSlot> slots = state().slots_of(group, sequence, positions);
-  state().wait_for_tiers();
+  state().wait_for_move_streams();
   if (!slots.empty()) group.backend->write(to, k, v, slots, stream);
 }
 
@@ -273,12 +278,12 @@ const PageFormat& KvCache::page_format(int group) const {
 
 PagePlanes KvCache::planes(int layer) {
   static_cast<void>(group_of(layer));
-  state().wait_for_tiers();
+  state().wait_for_move_streams();
   return state().pools.layer(layer);
 }
 
 KvPool KvCache::pool(int layer) {
-  state().wait_for_tiers();
+  state().wait_for_move_streams();
   return state().pool(layer);
 }
 
@@ -287,6 +292,7 @@ TensorView KvCache::sequence_state(int layer, SequenceId sequence) {
   require(group.has_states(), "cache: layer {} holds keys and values, not states", layer);
   const std::span<const PageId> pages = group.allocator.pages(sequence);
   if (pages.empty() || pages[0].rank() != state().mesh.page_rank()) return {};
+  state().staging.wait(state().mesh.world());
   const TensorView all = state().pools.layer(layer)[0];  // [pages, 1, 1, elements]
   const std::int64_t elements = all.shape[3];
   return {static_cast<float*>(all.data) + pages[0].index() * elements,

@@ -23,7 +23,7 @@ std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy
   for (const std::vector<PageCopy>& of_group : copies) moved += std::ssize(of_group);
   Attempt attempt;
   attempt.always([&] { pages_taken(); });
-  attempt([&] { wait_for_tiers(); });
+  attempt([&] { wait_for_move_streams(); });
   try {
     if (moved > 0 || tiers) copy_moves(copies, std::move(attempt));
   } catch (...) {

@@ -88,7 +88,8 @@ void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> co
                                  std::string_view operation, std::optional<Stream> stream,
                                  Attempt attempt) {
   if (PlanHistory::kInterval == 1) kvmesh::check_replicas(groups[group].allocator, mesh.world());
-  if (!copies.empty()) attempt([&] { stream ? order_after_tiers(*stream) : wait_for_tiers(); });
+  if (!copies.empty())
+    attempt([&] { stream ? order_after_move_streams(*stream) : wait_for_move_streams(); });
   copy_on_write(*groups[group].backend, pools, peers, mesh.kv_comm(), mesh.membership(), copies,
                 group, operation, stream, std::move(attempt));
 }

@@ -157,7 +157,7 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
     sink->write(encoded);
   });
   outcome.run([&] {
-    cache.wait_for_tiers();
+    cache.wait_for_move_streams();
     cache.wait_idle();
   });
   RecordTransfer transfer(parts, header, sequence, StreamWay::kExport, outcome);
@@ -185,7 +185,7 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
     cache.pages_taken();
     Outcome outcome;
     outcome.run([&] {
-      cache.wait_for_tiers();
+      cache.wait_for_move_streams();
       cache.wait_idle();  // new pages may still be read by earlier work
     });
     RecordTransfer transfer(parts, header, sequence, StreamWay::kImport, outcome);

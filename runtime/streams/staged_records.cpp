@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "core/device_wait.hpp"
-
 namespace kvmesh {
 
 namespace {
@@ -41,14 +39,12 @@ std::vector<RecordBatch> batches_of(const SequenceHeader& header, int head_paral
   return batches;
 }
 
-// Moves that an earlier caller has given up waiting for may still use the buffers.
 StagedRecords::StagedRecords(const CacheParts& cache, const SequenceHeader& header,
                              SequenceId sequence, StreamWay way)
     : cache_(cache),
       sequence_(sequence),
       way_(way),
       batches_(batches_of(header, cache.mesh.head_parallel(), cache.staging.batch_bytes)) {
-  wait();
   std::size_t bytes = cache.staging.batch_bytes;
   for (const RecordBatch& batch : batches_) bytes = std::max(bytes, batch.size_bytes);
   for (std::size_t i = 0; i < std::min(cache.staging.buffers.size(), batches_.size()); ++i) {
@@ -149,9 +145,7 @@ void StagedRecords::start(std::size_t batch) {
 
 void StagedRecords::wait() {
   if (!is_moving_) return;
-  const Communicator& world = cache_.mesh.world();
-  wait_until([this] { return cache_.staging.stream->is_done(); },
-             {world.rank(), world.deadline(), "move records"});
+  cache_.staging.wait(cache_.mesh.world());
   is_moving_ = false;
   if (*has_failed_) throw Error("sequence stream: pages could not be moved");
 }

@@ -41,9 +41,9 @@ enum class StreamWay : std::uint8_t { kExport, kImport };
 /// This rank's rows of all records of a stream.
 class StagedRecords {
  public:
-  /// Takes the cache's buffers. REQUIRES: the staging has a stream; all but the id outlives it, and
-  /// nothing else reads or writes the sequence's pages meanwhile.
-  /// @throws Error, Timeout if an earlier move does not end.
+  /// Takes the cache's buffers. REQUIRES: the staging has a stream, whose moves are done; all but
+  /// the id outlives it, and nothing else reads or writes the sequence's pages meanwhile.
+  /// @throws Error without memory.
   StagedRecords(const CacheParts& cache, const SequenceHeader& header, SequenceId sequence,
                 StreamWay way);
   /// Waits for a move that is under way, at most for the deadline: the caller may give up pages.
@@ -81,7 +81,7 @@ class StagedRecords {
   std::vector<RecordBatch> batches_;
   std::size_t entered_ = 0;        // batches; the host works on the last of them
   std::array<Layout, 2> layouts_;  // of batch i the one at i % 2, as are the buffers
-  bool is_moving_ = true;          // what the stream has from earlier callers is not known
+  bool is_moving_ = false;
   // Set by the stream's calls, which may come after a wait that has timed out.
   std::shared_ptr<std::atomic<bool>> has_failed_ = std::make_shared<std::atomic<bool>>(false);
 };

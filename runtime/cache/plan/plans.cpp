@@ -92,7 +92,7 @@ Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const Plan
   attempt.rethrow();
   if (!appended) return appended.reason();
   step->plan(batch, sizes, options.q_positions, {});
-  cache.order_after_tiers({});
+  cache.order_after_move_streams({});
   cache.mesh.wait({}, "plan");
   return StepPlan(std::move(step));
 }
@@ -111,7 +111,7 @@ Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> bat
       state().try_append(batch, sizes, planned.hashes(batch, q_positions), stream);
   if (!appended) return appended.reason();
   planned.plan(batch, sizes, q_positions, stream);
-  state().order_after_tiers(stream);
+  state().order_after_move_streams(stream);
   return Done{};
 }
 

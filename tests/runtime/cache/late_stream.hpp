@@ -10,8 +10,8 @@
 
 namespace kvmesh::test {
 
-/// Moves wait until someone polls for them a second time. Until then packed rows are poison, and
-/// rows to unpack are not read. One thread.
+/// Moves wait until someone polls for them a second time, or orders work after them. Until then
+/// packed rows are poison, and rows to unpack are not read. One thread.
 class LateStream final : public MoveStream {
  public:
   /// `step` is called by each move and each poll. If it throws, the device has failed: it drops the
@@ -36,21 +36,24 @@ class LateStream final : public MoveStream {
     waiting_.push_back([work = std::move(work)] { work(true); });
   }
   void after(kvmesh::Stream) override {}
-  void before(kvmesh::Stream) override {}
+  void before(kvmesh::Stream) override { make_moves(); }
   bool is_done() override {
     run_step();
     if (!waiting_.empty() && (is_stuck_ || !std::exchange(was_polled_, true))) return false;
-    for (const auto& work : std::exchange(waiting_, {})) work();
+    make_moves();
     return true;
   }
 
-  /// Makes no move while it is stuck.
+  /// Polls make no move while it is stuck.
   void stick(bool is_stuck) { is_stuck_ = is_stuck; }
   /// Calls of `move` so far.
   int moves() const { return moves_; }
   bool is_waiting() const { return !waiting_.empty(); }
 
  private:
+  void make_moves() {
+    for (const auto& work : std::exchange(waiting_, {})) work();
+  }
   void run_step() {
     try {
       step_();

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "tests/runtime/cache/faulty_backend.hpp"
+#include "tests/runtime/streams/late_backend.hpp"
 #include "tests/runtime/streams/sequence_stream_case.hpp"
 
 namespace kvmesh::test {
@@ -62,39 +63,6 @@ TEST(RecordBatches, HaveEachRecordOnceInTheStreamsOrder) {
       }
     }
   }
-}
-
-/// Has a LateStream for page moves.
-class LateBackend final : public OtherBackend {
- public:
-  using OtherBackend::OtherBackend;
-  std::unique_ptr<MoveStream> make_move_stream() override {
-    auto made = std::make_unique<LateStream>();
-    stream_ = made.get();
-    ++streams_;
-    return made;
-  }
-  LateStream& stream() { return *stream_; }
-  bool has_stream() const { return stream_ != nullptr; }
-  int streams() const { return streams_; }
-
- private:
-  LateStream* stream_ = nullptr;
-  int streams_ = 0;
-};
-
-/// Lets records pass through memory for batches of this many bytes.
-LateBackend& stage(KvCache& cache, std::size_t batch_bytes) {
-  auto& state = inside(cache);
-  auto late = std::make_unique<LateBackend>(std::move(state.groups[0].backend));
-  LateBackend& backend = *late;
-  state.groups[0].backend = std::move(late);
-  state.staging.batch_bytes = batch_bytes;
-  return backend;
-}
-void stop_staging(KvCache& cache) {
-  inside(cache).staging = {};
-  inside(cache).groups[0].backend = make_backend(cache.mesh(), inside(cache).groups[0].allocator);
 }
 
 /// Layer 1 has another format, layer 2 a window, layer 3 states: four groups.

@@ -1,0 +1,254 @@
+// An import gives up waiting for a move, gives the pages back, and the move writes to them later.
+// Whoever uses these pages next does so after the move.
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "tests/runtime/streams/late_backend.hpp"
+#include "tests/runtime/streams/sequence_stream_case.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+constexpr std::int64_t kImported = 256;  // tokens: one record of each layer
+
+/// Writes the same number everywhere in the plan's tokens of every layer with keys.
+void append_all(Mesh& mesh, KvCache& cache, StepPlan& plan, float value) {
+  const std::int64_t tokens = plan.append_tokens(), heads = kHeads / mesh.head_parallel();
+  std::vector<float> k(static_cast<std::size_t>(tokens * heads * kDim), value);
+  std::vector<float> v(static_cast<std::size_t>(tokens * heads * 6), value);
+  for (int layer = 0; layer < cache.options().layers; ++layer)
+    if (cache.group_options(cache.group_of(layer)).state_bytes == 0)
+      plan.append(layer, tensor(k.data(), {tokens, heads, kDim}),
+                  tensor(v.data(), {tokens, heads, 6}));
+}
+
+SequenceId filled(Mesh& mesh, KvCache& cache, std::int64_t tokens, float value) {
+  const SequenceId sequence = cache.create();
+  StepPlan plan = cache.plan({{sequence, tokens, 0}});
+  append_all(mesh, cache, plan, value);
+  return sequence;
+}
+
+/// Returns how many numbers of this rank's pages in layer 0 are not `value`.
+std::int64_t others(Mesh& mesh, KvCache& cache, SequenceId sequence, float value) {
+  const auto k = inside(cache).pools.layer(0)[0];
+  std::int64_t count = 0;
+  for (std::int64_t token = 0; token < cache.length(sequence); ++token) {
+    const int page_size = cache.options().page_size;
+    const PageId page =
+        cache.allocator().pages(sequence)[static_cast<std::size_t>(token / page_size)];
+    if (page.rank() != mesh.page_rank()) continue;
+    for (std::int64_t head = 0; head < k.shape[1]; ++head)
+      for (std::int64_t d = 0; d < k.shape[3]; ++d)
+        count += static_cast<const float*>(
+                     k.data)[page.index() * k.stride(0) + head * k.stride(1) +
+                             token % page_size * k.stride(2) + d * k.stride(3)] != value;
+  }
+  return count;
+}
+
+/// The moves that wait are made.
+void end_moves(LateBackend& late) {
+  late.stream().stick(false);
+  while (!late.stream().is_done()) {
+  }
+}
+
+/// Lets the cache import a sequence for whose first move rank `late_rank` stops to wait.
+void fail_import(Mesh& mesh, KvCache& cache, LateBackend& late, const Stream& stream,
+                 int late_rank) {
+  const bool is_late = mesh.rank().value == late_rank;
+  const std::int64_t free = cache.allocator().free_pages();
+  if (is_late) mesh.world().set_deadline(std::chrono::milliseconds(50));
+  late.stream().stick(is_late);
+  MemorySource source(stream);
+  EXPECT_THROW(cache.import_sequence(mesh.rank().value == 0 ? &source : nullptr), StreamError);
+  EXPECT_EQ(late.stream().is_waiting(), is_late);
+  EXPECT_EQ(cache.allocator().free_pages(), free);
+}
+
+constexpr float kBase = 1, kImport = 7, kNew = 3;
+
+/// One rank whose cache has only the pages free that a failed import has given back.
+class LateMove {
+ public:
+  explicit LateMove(const CacheOptions& options = options_of({}), std::int64_t prefix_tokens = 0)
+      : cache_(std::in_place, mesh_, options) {
+    const SequenceId sevens = filled(mesh_, *cache_, kImported, kImport);
+    const Stream stream = export_of(mesh_, *cache_, sevens);
+    cache_->erase(sevens);
+    publish(prefix_tokens);
+    base =
+        filled(mesh_, *cache_, options.pages_per_rank * options.page_size - kImported - 1, kBase);
+    plan.emplace(cache_->plan({{base, 0, 1}}));
+    fork = cache_->fork(base);
+    late_ = &stage(*cache_, 1);
+    export_of(mesh_, *cache_, base);  // makes the stream
+    fail_import(mesh_, *cache_, *late_, stream, 0);
+    mesh_.kv_comm().set_deadline(mesh_.world().deadline());  // of the cache's last wait
+  }
+
+  KvCache& cache() { return *cache_; }
+  LateBackend& late() { return *late_; }
+  void append(float value) { append_all(mesh_, *cache_, *plan, value); }
+  /// Expects that the late move leaves the sequence's tokens as they are.
+  void expect(SequenceId sequence, float value) {
+    end_moves(*late_);
+    EXPECT_EQ(others(mesh_, *cache_, sequence, value), 0);
+  }
+  void end() {
+    plan.reset();
+    cache_.reset();
+  }
+
+  SequenceId base, fork;  // whose last page they share and have not filled
+  std::optional<StepPlan> plan;
+  std::optional<PrefixKey> key;
+
+ private:
+  /// Publishes a prefix of new tokens.
+  void publish(std::int64_t tokens) {
+    if (tokens == 0) return;
+    key = cache_->make_prefix_key();
+    key->append(std::vector<std::int32_t>(static_cast<std::size_t>(tokens), 5));
+    const SequenceId prefix = filled(mesh_, *cache_, tokens, kNew);
+    cache_->publish(prefix, *key);
+    cache_->erase(prefix);
+  }
+
+  Mesh mesh_{make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu}};
+  std::optional<KvCache> cache_;
+  LateBackend* late_ = nullptr;
+};
+
+TEST(LateMoves, AreMadeBeforeAPlansTokensAreWritten) {
+  LateMove it;
+  const SequenceId sequence = it.cache().create();
+  it.plan.emplace(it.cache().plan({{sequence, kImported, 0}}));
+  it.append(kNew);
+  it.expect(sequence, kNew);
+}
+
+TEST(LateMoves, AreMadeBeforeAReplansTokensAreWritten) {
+  LateMove it;
+  const SequenceId sequence = it.cache().create();
+  it.cache().replan(*it.plan, std::vector<BatchEntry>{{sequence, kImported, 0}}, {});
+  it.append(kNew);
+  it.expect(sequence, kNew);
+}
+
+TEST(LateMoves, AreMadeBeforeACopyOnWrite) {
+  LateMove it;
+  it.cache().replan(*it.plan, std::vector<BatchEntry>{{it.fork, 1, 0}}, {});
+  it.append(kBase);
+  it.expect(it.fork, kBase);
+}
+
+TEST(LateMoves, AreMadeBeforePagesComeBackFromATier) {
+  CacheOptions options = options_of({});
+  options.tiers.host_bytes = std::int64_t{1} << 20;
+  constexpr std::int64_t kPrefix = 64;
+  LateMove it(options, kPrefix);
+  const PrefixMatch match = it.cache().match_prefix(*it.key, kvmesh::Stream{});
+  EXPECT_EQ(match.tokens, kPrefix);
+  EXPECT_EQ(it.cache().tier_statistics().pages_back, kPrefix / options.page_size);
+  const SequenceId sequence = it.cache().create_with_prefix(match);
+  it.cache().planes(0);  // the copies are made
+  it.expect(sequence, kNew);
+}
+
+// These wait on the host, at most until the deadline.
+TEST(LateMoves, EndBeforeTheHostUsesPages) {
+  LateMove it;
+  KvCache& cache = it.cache();
+  const SequenceId sequence = cache.create();
+  cache.reserve(sequence, kImported);
+  std::vector<float> k(kHeads * kDim, kNew), v(kHeads * 6, kNew);
+  const auto write = [&] {
+    for (std::int64_t token = 0; token < kImported; ++token)
+      cache.write(0, sequence, std::vector<std::int64_t>{token},
+                  tensor(k.data(), {1, kHeads, kDim}), tensor(v.data(), {1, kHeads, 6}));
+  };
+  EXPECT_THROW(write(), Timeout);
+  EXPECT_THROW(cache.pool(0), Timeout);
+  EXPECT_THROW(cache.planes(0), Timeout);
+  cache.erase(it.fork);
+  EXPECT_THROW(cache.compact(std::vector<KeptTokens>{{it.base, 0, {1}}}), Timeout);
+  EXPECT_TRUE(it.late().stream().is_waiting());
+  it.late().stream().stick(false);
+  write();
+  it.plan.emplace(cache.plan({{sequence, kImported, 0}}));
+  it.expect(sequence, kNew);
+}
+
+TEST(LateMoves, EndBeforeTheHostCopiesOnWrite) {
+  LateMove it;
+  EXPECT_THROW(it.cache().make_writable(it.fork, 0, 1), Timeout);
+}
+
+TEST(LateMoves, EndBeforeAStateIsWritten) {
+  CacheOptions options = options_of({});
+  options.layers = 4;
+  options.groups = {{.layers = {3}, .state_bytes = 32}};
+  options.prefix.enabled = false;
+  LateMove it(options);
+  EXPECT_THROW(it.cache().sequence_state(3, it.base), Timeout);
+  it.late().stream().stick(false);
+  EXPECT_FALSE(it.cache().sequence_state(3, it.base).empty());
+  EXPECT_FALSE(it.late().stream().is_waiting());
+}
+
+TEST(LateMoves, EndBeforeTheCache) {
+  LateMove it;
+  const std::shared_ptr<const int> polls = it.late().polls();
+  it.late().stream().stick(false);
+  const int before = *polls;
+  it.end();
+  EXPECT_EQ(*polls, before + 2);
+}
+
+TEST(LateMoves, HoldTheEndOfACacheUntilTheDeadline) {
+  LateMove it;
+  const std::shared_ptr<const int> polls = it.late().polls();
+  const int before = *polls;
+  it.end();
+  EXPECT_GT(*polls, before + 2);
+}
+
+// The allocators do not follow the late move, so all ranks take the same pages.
+TEST(LateMoves, OfOneRankLeaveTheAllocatorsAlike) {
+  const Shape shape{.ranks = 2};
+  Stream stream;
+  run_on_threads(
+      shape.ranks,
+      [&](Mesh& mesh) {
+        KvCache cache(mesh, options_of(shape));
+        const Stream mine = export_of(mesh, cache, filled(mesh, cache, kImported, kImport));
+        if (mesh.rank().value == 0) stream = mine;
+      },
+      mesh_of(shape));
+  run_on_threads(
+      shape.ranks,
+      [&](Mesh& mesh) {
+        KvCache cache(mesh, options_of(shape));
+        LateBackend& late = stage(cache, 1);
+        export_of(mesh, cache, filled(mesh, cache, 9, kBase));
+        const std::chrono::milliseconds deadline = mesh.world().deadline();
+        fail_import(mesh, cache, late, stream, 1);
+        mesh.world().set_deadline(deadline);
+        cache.check_replicas();
+        const std::int64_t tokens = cache.allocator().free_pages() * shape.page_size;
+        const SequenceId sequence = filled(mesh, cache, tokens, kNew);
+        cache.check_replicas();
+        end_moves(late);
+        EXPECT_EQ(others(mesh, cache, sequence, kNew), 0);
+        cache.allocator().verify_integrity();
+      },
+      mesh_of(shape));
+}
+
+}  // namespace
+}  // namespace kvmesh::test
