@@ -79,7 +79,7 @@ int only_holder(const Participation& participation, std::int64_t token) {
 
 }  // namespace
 
-std::vector<std::int64_t> order_by_owner(const Participation& participation) {
+std::vector<std::int64_t> order_for_equal_shares(const Participation& participation) {
   const std::int64_t tokens = participation.tokens();
   const int ranks = participation.ranks();
   std::vector<std::vector<std::int64_t>> shares(static_cast<std::size_t>(ranks));

@@ -112,7 +112,7 @@ class Participation {
 /// that rank's share, where they cost no bytes, as many as the share has room for; tokens with keys
 /// on several ranks, and those that do not fit, fill what is left. Tokens of one share keep their
 /// order. O(tokens * ranks).
-std::vector<std::int64_t> order_by_owner(const Participation& participation);
+std::vector<std::int64_t> order_for_equal_shares(const Participation& participation);
 
 struct CombineOptions {
   Scatter scatter = Scatter::kAll;

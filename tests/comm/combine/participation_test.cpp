@@ -65,9 +65,10 @@ TEST(OrderByOwner, GivesTokensToRanksThatHoldThem) {
     if (holders[t] >= 0) participation.add(t, Rank{holders[t]});
   }
   participation.add(2, Rank{0});  // on two ranks
-  EXPECT_EQ(order_by_owner(participation), (std::vector<std::int64_t>{1, 2, 3, 4, 6, 0, 5}));
-  EXPECT_TRUE(order_by_owner(Participation(0, 3)).empty());
-  EXPECT_EQ(order_by_owner(Participation(2, 3)), (std::vector<std::int64_t>{0, 1}));
+  EXPECT_EQ(order_for_equal_shares(participation),
+            (std::vector<std::int64_t>{1, 2, 3, 4, 6, 0, 5}));
+  EXPECT_TRUE(order_for_equal_shares(Participation(0, 3)).empty());
+  EXPECT_EQ(order_for_equal_shares(Participation(2, 3)), (std::vector<std::int64_t>{0, 1}));
 }
 
 TEST(Participation, OwnerIsTheFirstParticipantUnlessSet) {
