@@ -16,6 +16,7 @@
 
 #include "kernels/cuda/attend/family.hpp"
 #include "tests/kernels/cuda/attend/every_pair.hpp"
+#include "tests/kernels/cuda/attend/variant_tiles.hpp"
 #include "tests/kernels/jit/variants.hpp"
 
 namespace kvmesh::cuda {
@@ -31,100 +32,6 @@ constexpr Chip kChips[] = {
     {"sm_80", {.block_bytes = 163 * 1024, .multiprocessor_bytes = 164 * 1024}},
     {"sm_90a", {.block_bytes = 227 * 1024, .multiprocessor_bytes = 228 * 1024}},
     {"sm_100", {.block_bytes = 227 * 1024, .multiprocessor_bytes = 228 * 1024}}};
-
-struct Tile {
-  int k_dim, v_dim, row_class;
-  bool before_release = false;  ///< compiled before a release only
-};
-/// For tiles whose sizes lie between those of others that each check compiles, or which differ from
-/// one of them in the key dims alone.
-constexpr bool kBeforeRelease = true;
-
-/// Tiles of the mma kernel: the usual head dims with every row class that they have, and some that
-/// are not multiples of 16, or of which one is far larger.
-constexpr Tile kTiles[] = {{64, 64, 16},
-                           {64, 64, 32, kBeforeRelease},
-                           {64, 64, 64, kBeforeRelease},
-                           {64, 64, 128},
-                           {96, 96, 16, kBeforeRelease},
-                           {96, 96, 32, kBeforeRelease},
-                           {96, 96, 64, kBeforeRelease},
-                           {96, 96, 128},
-                           {128, 128, 16},
-                           {128, 128, 32},
-                           {128, 128, 64},
-                           {128, 128, 128},
-                           {192, 128, 16, kBeforeRelease},
-                           {192, 128, 32, kBeforeRelease},
-                           {192, 128, 64, kBeforeRelease},
-                           {192, 128, 128},
-                           {256, 256, 16},
-                           {256, 256, 64},
-                           {72, 40, 16},
-                           {40, 72, 128},
-                           {64, 256, 64},
-                           {256, 64, 128, kBeforeRelease}};
-/// Tiles of Hopper's decode kernel: few rows.
-constexpr Tile kDecodeTiles[] = {{64, 64, 8},
-                                 {64, 64, 32},
-                                 {96, 96, 8},
-                                 {96, 96, 32, kBeforeRelease},
-                                 {128, 128, 8},
-                                 {128, 128, 16},
-                                 {128, 128, 32},
-                                 {192, 128, 8, kBeforeRelease},
-                                 {192, 128, 16, kBeforeRelease},
-                                 {192, 128, 32},
-                                 {256, 256, 8},
-                                 {256, 256, 16},
-                                 {256, 64, 32},
-                                 {64, 256, 16}};
-/// The same over float8 pages.
-constexpr Tile kFloat8Tiles[] = {
-    {64, 64, 32}, {128, 128, 8}, {128, 128, 32}, {192, 192, 8}, {256, 256, 16}};
-/// Tiles of Hopper's prefill kernel: many rows.
-constexpr Tile kPrefillTiles[] = {
-    {64, 64, 64},   {64, 64, 128},   {96, 96, 64},   {96, 96, 128, kBeforeRelease},
-    {128, 128, 64}, {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
-/// The same with wide outputs, for which a block has no masks of each head.
-constexpr Tile kWidePrefillTiles[] = {{160, 160, 64, kBeforeRelease},
-                                      {160, 160, 128},
-                                      {224, 224, 64, kBeforeRelease},
-                                      {224, 224, 128},
-                                      {256, 256, 64},
-                                      {256, 256, 128}};
-/// Tiles of the prefill kernel over float8 pages, and those with wide outputs.
-constexpr Tile kFloat8PrefillTiles[] = {{64, 64, 64},
-                                        {64, 64, 128},
-                                        {128, 128, 64},
-                                        {128, 128, 128},
-                                        {192, 128, 64, kBeforeRelease},
-                                        {192, 128, 128},
-                                        {64, 128, 128, kBeforeRelease},
-                                        {256, 64, 128}};
-constexpr Tile kWideFloat8PrefillTiles[] = {{192, 192, 64}, {256, 256, 64}, {64, 256, 64}};
-/// Tiles of the decode kernel with latent pages, and of the latent kernel.
-constexpr Tile kLatentDecodeTiles[] = {
-    {576, 512, 8}, {576, 512, 16}, {576, 512, 32}, {320, 256, 16}};
-constexpr Tile kLatentTiles[] = {{576, 512, 64}};
-/// Tiles of the latent kernel for float8 pages: one team and two, and other dims.
-constexpr Tile kLatentFloat8Tiles[] = {{576, 512, 8},  {576, 512, 16}, {576, 512, 32},
-                                       {576, 512, 64}, {192, 128, 8},  {320, 256, 64}};
-/// Tiles of the kernel of exact sums: one warp of rows, several, and wide outputs.
-constexpr Tile kExactTiles[] = {{64, 64, 8},
-                                {128, 128, 8},
-                                {128, 128, 16, kBeforeRelease},
-                                {128, 128, 64},
-                                {96, 96, 32, kBeforeRelease},
-                                {192, 128, 128},
-                                {256, 256, 8},
-                                {256, 256, 64},
-                                {64, 144, 16, kBeforeRelease},
-                                {72, 40, 8},
-                                {576, 512, 16},
-                                {40, 512, 64}};
-/// Tiles of the plain kernel: its dims are free, and its blocks have no rows.
-constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
 constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32};
 /// Dtypes of pages: for tensor cores, and all.
@@ -205,7 +112,7 @@ constexpr Pages kPlainPages[] = {{"plain", false, kPageSizes}};
 
 /// A family's cases: its tiles, and its choices on the other axes.
 struct Table {
-  std::span<const Tile> tiles;
+  std::span<const VariantTile> tiles;
   std::span<const Chip> chips;
   std::span<const Dtype> pool_dtypes;
   std::span<const Pages> pages;
@@ -276,7 +183,7 @@ const Table kPlain{.tiles = kPlainTiles,
 
 /// The case with these choices.
 Variant attend_variant(const Table& table, const Chip& chip, const test::Choices& choices) {
-  const Tile& tile = table.tiles[static_cast<std::size_t>(choices[kTile])];
+  const VariantTile& tile = table.tiles[static_cast<std::size_t>(choices[kTile])];
   const auto score = score_mods().at(static_cast<std::size_t>(choices[kScore]));
   const auto mask = mask_mods().at(static_cast<std::size_t>(choices[kMask]));
   const int group = std::min(kGroups[choices[kGroup]], tile.row_class);
@@ -317,8 +224,9 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
 
 /// The cases of a check; before a release, those of all tiles on each architecture.
 std::vector<Variant> variants_of(Table table, bool before_release) {
-  std::vector<Tile> tiles(table.tiles.begin(), table.tiles.end());
-  if (!before_release) std::erase_if(tiles, [](const Tile& tile) { return tile.before_release; });
+  std::vector<VariantTile> tiles(table.tiles.begin(), table.tiles.end());
+  if (!before_release)
+    std::erase_if(tiles, [](const VariantTile& tile) { return tile.before_release; });
   table.tiles = tiles;
   const auto chips = static_cast<int>(table.chips.size());
   const int n = table.choices;
@@ -342,10 +250,10 @@ std::vector<Variant> variants_of(Table table, bool before_release) {
 bool is_before_release() { return std::getenv("KVMESH_BEFORE_RELEASE") != nullptr; }
 
 /// Score mods with masks beside the most outputs and scores that the prefill kernel has. Both mods
-/// with the costlier mask in each dtype of the table; the others in its first in a check, since
-/// dtypes of the same size differ in instructions, but not in registers.
+/// with the costlier mask in each dtype of the table; the others in a check in its first alone,
+/// since dtypes of the same size differ only in instructions that convert and multiply.
 std::vector<Variant> prefill_mods_with_masks(const Table& of, bool before_release) {
-  static constexpr Tile kLarge[] = {{128, 128, 128}};
+  static constexpr VariantTile kLarge[] = {{128, 128, 128}};
   constexpr int kCap = 1, kAlibi = 2, kBoth = 3, kCausal = 1, kWindow = 3;
   constexpr std::pair<int, int> kMods[] = {
       {kCap, kCausal}, {kAlibi, kCausal}, {kAlibi, kWindow}, {kBoth, kCausal}, {kBoth, kWindow}};
