@@ -275,6 +275,21 @@ std::vector<Variant> prefill_mods_with_masks(const Table& of, bool before_releas
   return variants;
 }
 
+/// Mods with masks for kernels of a layout of latent pages: the pairs that `variants_of` lacks
+/// there.
+std::vector<Variant> latent_mods_with_masks() {
+  constexpr int kCap = 1, kCausal = 1, kGathered = 1;
+  const auto variant = [](const Table& table, int score, int mask, int pages) {
+    test::Choices choices(kAxes, 0);
+    choices[kScore] = score;
+    choices[kMask] = mask;
+    choices[kPages] = pages;
+    return attend_variant(table, table.chips.front(), choices);
+  };
+  return {variant(kLatent, kCap, kCausal, 0), variant(kLatent, 0, 0, kGathered),
+          variant(kLatentDecode, 0, kCausal, 0), variant(kLatentDecode, kCap, 0, kGathered)};
+}
+
 TEST(AttendTables, CasesChooseTheNamedFamily) {
   for (const Table& table :
        {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kFloat8Prefill, kWideFloat8Prefill,
@@ -311,6 +326,8 @@ INSTANTIATE_TEST_SUITE_P(HopperWidePrefillFloat8, AttendVariants, cases_of(kWide
                          name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants, cases_of(kLatentDecode), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatent, AttendVariants, cases_of(kLatent), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperLatentModsWithMasks, AttendVariants,
+                         testing::ValuesIn(latent_mods_with_masks()), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatentFloat8, AttendVariants, cases_of(kLatentFloat8), name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, cases_of(kMma), name_of);
 INSTANTIATE_TEST_SUITE_P(Exact, AttendVariants, cases_of(kExact), name_of);
