@@ -130,6 +130,78 @@ std::string describe_plan(PyPlan& self) {
          std::to_string(plan.query_tokens()) + " queries>";
 }
 
+void bind_calls(nb::class_<PyPlan>& type) {
+  type.def(
+          "run", &run, nb::arg("layer"), nb::arg("q"), nb::arg("k") = nb::none(),
+          nb::arg("v") = nb::none(), nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
+          nb::arg("stream") = nb::none(), nb::arg("sinks") = nb::none(),
+          "Appends, attends and combines. q [tokens, q_heads, k_dim], k and v [new tokens, "
+          "kv_heads, dim], left out if nothing is appended; sinks [q_heads] float32, the "
+          "layer's attention sinks. Returns out, new if none is given; with lse (an array, or True "
+          "for a new one) (out, lse).")
+      .def("append", &append, nb::arg("layer"), nb::arg("k"), nb::arg("v") = nb::none(),
+           nb::arg("stream") = nb::none())
+      .def("attend_partial", &attend_partial, nb::arg("layer"), nb::arg("q"),
+           nb::arg("o") = nb::none(), nb::arg("lse") = nb::none(), nb::arg("stream") = nb::none(),
+           nb::arg("sinks") = nb::none(),
+           "Attention over this rank's pages alone: (o, lse), float32, natural logarithm.")
+      .def("combine", &combine, nb::arg("o"), nb::arg("lse"), nb::arg("out") = nb::none(),
+           nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(), nb::arg("layer") = 0,
+           "Merges the partials of all ranks, of `layer` or another layer of its group. Returns as "
+           "run does.")
+      .def("gather_queries", &gather_queries, nb::arg("layer"), nb::arg("share"),
+           nb::arg("q") = nb::none(), nb::arg("stream") = nb::none(),
+           "For engines whose kv ranks each compute a share of the heads' queries, [tokens, heads, "
+           "k_dim]. Returns q [tokens, q_heads, k_dim] with those of all ranks, new if none is "
+           "given; share may be its heads' place in q.");
+}
+
+void bind_shapes(nb::class_<PyPlan>& type) {
+  type.def_prop_ro("query_tokens", [](PyPlan& self) { return self.get().plan.query_tokens(); })
+      .def_prop_ro("append_tokens", [](PyPlan& self) { return self.get().plan.append_tokens(); })
+      .def(
+          "query_shape",
+          [](PyPlan& self, int layer) {
+            const PlannedStep& step = self.get();
+            const LayerSizes& sizes = step.sizes(layer);
+            return nb::make_tuple(step.plan.query_tokens(), sizes.q_heads, sizes.k_dim);
+          },
+          nb::arg("layer") = 0, "(tokens, q_heads, k_dim) of the queries of a layer.")
+      .def_prop_ro(
+          "output_shape",
+          [](PyPlan& self) {
+            const PlannedStep& step = self.get();
+            return nb::make_tuple(step.plan.tokens_of_output().size(),
+                                  step.plan.heads_of_output().size(), step.sizes(0).v_dim);
+          },
+          "(tokens, heads, v_dim) of this rank's output of layer 0 and the layers of its group.")
+      .def(
+          "token_owners",
+          [](PyPlan& self, int layer) {
+            const Participation& ranks = self.get().plan.participation(layer);
+            std::vector<std::int32_t> owners;
+            for (std::int64_t t = 0; t < ranks.tokens(); ++t) {
+              owners.push_back(ranks.owner(t).value);
+            }
+            return owners;
+          },
+          nb::arg("layer") = 0,
+          "The kv rank of each query token that scatter='owner' gives its rows of a layer to.");
+}
+
+void bind_state(nb::class_<PyPlan>& type) {
+  type.def_prop_ro(
+          "visited_tiles", [](PyPlan& self) { return self.get().plan.tiles().visited; },
+          "Pages that one layer of each kind reads on this rank, once per block of query rows. "
+          "Waits for the device.")
+      .def_prop_ro("workspace_bytes",
+                   [](PyPlan& self) { return self.get().plan.workspace_bytes(); })
+      .def_prop_ro(
+          "generation", [](PyPlan& self) { return self.get().plan.generation(); },
+          "Changes when captured graphs become invalid.")
+      .def("__repr__", &describe_plan);
+}
+
 }  // namespace
 
 Output output_of(const std::array<std::int64_t, 3>& shape, nb::handle like, nb::object o,
@@ -167,69 +239,9 @@ void bind_plan(nb::module_& module) {
                           "One step of a batch: planned once, run for each layer. Valid until one "
                           "of its sequences changes.");
   make_closable(type);
-  type.def(
-          "run", &run, nb::arg("layer"), nb::arg("q"), nb::arg("k") = nb::none(),
-          nb::arg("v") = nb::none(), nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
-          nb::arg("stream") = nb::none(), nb::arg("sinks") = nb::none(),
-          "Appends, attends and combines. q [tokens, q_heads, k_dim], k and v [new tokens, "
-          "kv_heads, dim], left out if nothing is appended; sinks [q_heads] float32, the "
-          "layer's attention sinks. Returns out, new if none is given; with lse (an array, or True "
-          "for a new one) (out, lse).")
-      .def("append", &append, nb::arg("layer"), nb::arg("k"), nb::arg("v") = nb::none(),
-           nb::arg("stream") = nb::none())
-      .def("attend_partial", &attend_partial, nb::arg("layer"), nb::arg("q"),
-           nb::arg("o") = nb::none(), nb::arg("lse") = nb::none(), nb::arg("stream") = nb::none(),
-           nb::arg("sinks") = nb::none(),
-           "Attention over this rank's pages alone: (o, lse), float32, natural logarithm.")
-      .def("combine", &combine, nb::arg("o"), nb::arg("lse"), nb::arg("out") = nb::none(),
-           nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(), nb::arg("layer") = 0,
-           "Merges the partials of all ranks, of `layer` or another layer of its group. Returns as "
-           "run does.")
-      .def("gather_queries", &gather_queries, nb::arg("layer"), nb::arg("share"),
-           nb::arg("q") = nb::none(), nb::arg("stream") = nb::none(),
-           "For engines whose kv ranks each compute a share of the heads' queries, [tokens, heads, "
-           "k_dim]. Returns q [tokens, q_heads, k_dim] with those of all ranks, new if none is "
-           "given; share may be its heads' place in q.")
-      .def_prop_ro("query_tokens", [](PyPlan& self) { return self.get().plan.query_tokens(); })
-      .def_prop_ro("append_tokens", [](PyPlan& self) { return self.get().plan.append_tokens(); })
-      .def(
-          "query_shape",
-          [](PyPlan& self, int layer) {
-            const PlannedStep& step = self.get();
-            const LayerSizes& sizes = step.sizes(layer);
-            return nb::make_tuple(step.plan.query_tokens(), sizes.q_heads, sizes.k_dim);
-          },
-          nb::arg("layer") = 0, "(tokens, q_heads, k_dim) of the queries of a layer.")
-      .def_prop_ro(
-          "output_shape",
-          [](PyPlan& self) {
-            const PlannedStep& step = self.get();
-            return nb::make_tuple(step.plan.tokens_of_output().size(),
-                                  step.plan.heads_of_output().size(), step.sizes(0).v_dim);
-          },
-          "(tokens, heads, v_dim) of this rank's output of layer 0 and the layers of its group.")
-      .def(
-          "token_owners",
-          [](PyPlan& self, int layer) {
-            const Participation& ranks = self.get().plan.participation(layer);
-            std::vector<std::int32_t> owners;
-            for (std::int64_t t = 0; t < ranks.tokens(); ++t) {
-              owners.push_back(ranks.owner(t).value);
-            }
-            return owners;
-          },
-          nb::arg("layer") = 0,
-          "The kv rank of each query token that scatter='owner' gives its rows of a layer to.")
-      .def_prop_ro(
-          "visited_tiles", [](PyPlan& self) { return self.get().plan.tiles().visited; },
-          "Pages that one layer of each kind reads on this rank, once per block of query rows. "
-          "Waits for the device.")
-      .def_prop_ro("workspace_bytes",
-                   [](PyPlan& self) { return self.get().plan.workspace_bytes(); })
-      .def_prop_ro(
-          "generation", [](PyPlan& self) { return self.get().plan.generation(); },
-          "Changes when captured graphs become invalid.")
-      .def("__repr__", &describe_plan);
+  bind_calls(type);
+  bind_shapes(type);
+  bind_state(type);
 }
 
 }  // namespace kvmesh::python
