@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "comm/combine/staged/host_copy.hpp"
+#include "core/tensors/copy_tensor.hpp"
 
 namespace kvmesh {
 

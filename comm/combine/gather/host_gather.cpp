@@ -3,7 +3,7 @@
 
 #include "comm/combine/gather/gather_way.hpp"
 #include "comm/combine/host/row_exchange.hpp"
-#include "comm/combine/staged/host_copy.hpp"
+#include "core/tensors/copy_tensor.hpp"
 
 namespace kvmesh {
 namespace {

@@ -1,11 +1,10 @@
 // The query gather over NCCL: a message from each rank to each, then copies of the heads to their
 // places. Only for builds with NCCL.
 #include "comm/combine/gather/gather_way.hpp"
-#include "comm/combine/host/output_rows.hpp"
-#include "comm/combine/staged/host_copy.hpp"
 #include "comm/nccl/state.hpp"
 #include "core/cuda/device_array.hpp"
 #include "core/cuda/device_scope.hpp"
+#include "core/tensors/copy_tensor.hpp"
 
 namespace kvmesh {
 namespace {

@@ -2,10 +2,9 @@
 
 #include <utility>
 
-#include "comm/combine/staged/host_copy.hpp"
 #include "core/check.hpp"
 #include "core/cuda/memory.hpp"
-#include "core/tensors/copy_rows.hpp"
+#include "core/tensors/copy_tensor.hpp"
 
 namespace kvmesh {
 namespace {

@@ -8,6 +8,7 @@
 
 #include "comm/combine/host/host_way.hpp"
 #include "comm/combine/host/output_rows.hpp"
+#include "core/tensors/copy_tensor.hpp"
 
 namespace kvmesh {
 namespace {

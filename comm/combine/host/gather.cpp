@@ -1,6 +1,7 @@
 #include "comm/combine/host/gather.hpp"
 
 #include "comm/combine/host/output_rows.hpp"
+#include "core/tensors/copy_tensor.hpp"
 
 namespace kvmesh {
 namespace {

@@ -7,12 +7,6 @@
 
 namespace kvmesh {
 
-/// Whether each row begins where the one before ends.
-inline bool is_in_one_piece(const ConstTensorView& o) {
-  return (o.size(1) == 1 || o.stride(1) == o.size(2)) &&
-         (o.size(0) == 1 || o.stride(0) == o.size(1) * o.size(2));
-}
-
 /// The row of an output in float32.
 inline float* output_row(const CombineOutput& output, std::int64_t token, std::int64_t head) {
   return static_cast<float*>(output.o.data) + token * output.o.stride(0) +

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <vector>
 
-#include "core/tensors/copy_rows.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh {
@@ -27,13 +26,5 @@ class HostCopy {
   TensorView device_{}, host_{};
   std::vector<std::byte> bytes_;
 };
-
-/// The rectangles that make up the copy of `from` to `to`, two tensors of one shape and dtype: all
-/// at once, one per token or one per head where the strides allow it, else one per row.
-std::vector<Rows> rectangles(const TensorView& to, const ConstTensorView& from);
-
-/// Copies `from` to `to`, as copy_rows does.
-void copy_tensor(const TensorView& to, const ConstTensorView& from, Device device,
-                 Stream stream = {});
 
 }  // namespace kvmesh
