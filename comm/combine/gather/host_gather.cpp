@@ -3,6 +3,7 @@
 
 #include "comm/combine/gather/gather_way.hpp"
 #include "comm/combine/host/row_exchange.hpp"
+#include "comm/combine/staged/host_copy.hpp"
 #include "core/tensors/copy_tensor.hpp"
 
 namespace kvmesh {
@@ -52,31 +53,23 @@ class StagedGather : public GatherWay {
       : group_(&group), on_host_(std::move(rows)) {}
 
   void run(const QueryShares& queries, Stream stream) override;
-  std::size_t host_bytes() const override { return mine_.size() + all_.size(); }
+  std::size_t host_bytes() const override { return mine_.held_bytes() + all_.held_bytes(); }
 
  private:
-  static TensorView in(std::vector<std::byte>& bytes, const ConstTensorView& like) {
-    const auto size = static_cast<std::size_t>(like.elements()) * size_bytes(like.dtype);
-    if (size > bytes.size()) bytes.resize(size);
-    return {bytes.data(), like.dtype, {like.size(0), like.size(1), like.size(2)}};
-  }
-
   DeviceGroup* group_;
   HostGather on_host_;
-  std::vector<std::byte> mine_, all_;
+  HostCopy mine_, all_;
 };
 
 void StagedGather::run(const QueryShares& given, Stream stream) {
   const QueryShares queries = given.of_batch();
   QueryShares there = queries;
-  const TensorView mine = in(mine_, queries.mine);
-  there.mine = mine;
-  there.all = in(all_, queries.all);
+  there.all = all_.like(queries.all);
   group_->wait(stream, kGatherQueries);
-  copy_tensor(mine, queries.mine, group_->device());
+  there.mine = mine_.download(queries.mine);
   group_->wait({}, kGatherQueries);
   on_host_.run(there, {});
-  copy_tensor(queries.all, there.all, group_->device());
+  all_.upload(queries.all);
   group_->wait({}, kGatherQueries);
 }
 

@@ -4,10 +4,9 @@
 
 namespace kvmesh {
 
-TensorView HostCopy::of(const TensorView& device) {
+TensorView HostCopy::like(const ConstTensorView& device) {
   const auto bytes = static_cast<std::size_t>(device.elements()) * size_bytes(device.dtype);
   if (bytes > bytes_.size()) bytes_.resize(bytes);
-  device_ = device;
   host_ = device.dims == 3
               ? TensorView(bytes_.data(), device.dtype,
                            {device.size(0), device.size(1), device.size(2)})
@@ -15,8 +14,11 @@ TensorView HostCopy::of(const TensorView& device) {
   return host_;
 }
 
-void HostCopy::download() const { copy_tensor(host_, device_, device_.device); }
+TensorView HostCopy::download(const ConstTensorView& device) {
+  copy_tensor(like(device), device, device.device);
+  return host_;
+}
 
-void HostCopy::upload() const { copy_tensor(device_, host_, device_.device); }
+void HostCopy::upload(const TensorView& device) const { copy_tensor(device, host_, device.device); }
 
 }  // namespace kvmesh

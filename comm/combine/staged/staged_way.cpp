@@ -8,17 +8,15 @@ void StagedWay::check_run(const Partial& mine, const CombineOutput& output) cons
 
 void StagedWay::run(const Partial& mine, const CombineOutput& output, Stream stream) {
   constexpr std::string_view kOperation = "combine";
-  const Partial partial{o_.of(mine.o), lse_.of(mine.lse)};
-  CombineOutput result{.o = out_o_.of(output.o)};
-  if (!output.lse.empty()) result.lse = out_lse_.of(output.lse);
+  CombineOutput result{.o = out_o_.like(output.o)};
+  if (!output.lse.empty()) result.lse = out_lse_.like(output.lse);
 
   group_->wait(stream, kOperation);
-  o_.download();
-  lse_.download();
+  const Partial partial{o_.download(mine.o), lse_.download(mine.lse)};
   group_->wait({}, kOperation);
   on_host_.run(partial, result, {});
-  out_o_.upload();
-  if (!output.lse.empty()) out_lse_.upload();
+  out_o_.upload(output.o);
+  if (!output.lse.empty()) out_lse_.upload(output.lse);
   group_->wait({}, kOperation);
 }
 
