@@ -3,22 +3,18 @@
 namespace kvmesh {
 namespace {
 
-bool has_scales(const KvFormat& format, ScaleKind kind) {
-  return info_of(format.dtype).has_scales && format.scales.kind == kind;
-}
-
 bool has_scale_planes(const KvFormat& format) {
-  return has_scales(format, ScaleKind::kPerTokenAndHead);
+  return has_scales(format.dtype, format.scales, ScaleKind::kPerTokenAndHead);
 }
 
 // The factors of keys (half 0) or of values (half 1) that no plane holds. `rows` are the half's.
 BasicRowScale<TensorView> given_scale(const KvFormat& format, const TensorView& rows, int half,
                                       const TensorView& head_scales) {
   BasicRowScale<TensorView> scale;
-  if (has_scales(format, ScaleKind::kPerTensor)) {
+  if (has_scales(format.dtype, format.scales, ScaleKind::kPerTensor)) {
     scale.number = half == 0 ? format.scales.k : format.scales.v;
   }
-  if (!has_scales(format, ScaleKind::kPerHead)) return scale;
+  if (!has_scales(format.dtype, format.scales, ScaleKind::kPerHead)) return scale;
   scale.per_token = {static_cast<float*>(head_scales.data) + half * rows.shape[1],
                      Dtype::kFloat32,
                      {rows.shape[0], rows.shape[1], rows.shape[2], 1},

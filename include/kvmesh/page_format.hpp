@@ -91,6 +91,10 @@ struct KvScales {
   std::vector<float> k_heads{};
   std::vector<float> v_heads{};
 };
+/// Whether elements of `dtype` are multiplied by scales, and those are of this kind.
+inline bool has_scales(Dtype dtype, const KvScales& scales, ScaleKind kind) {
+  return info_of(dtype).has_scales && scales.kind == kind;
+}
 
 /// How a page stores keys and values.
 struct KvFormat {

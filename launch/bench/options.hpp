@@ -124,7 +124,7 @@ struct Shape {
   std::int64_t row_elements() const { return is_latent() ? k_dim : k_dim + v_dim; }
   /// Whether each row of a page has a scale.
   bool has_row_scales() const {
-    return info_of(page_dtype()).has_scales && kv_scales == ScaleKind::kPerTokenAndHead;
+    return has_scales(page_dtype(), {.kind = kv_scales}, ScaleKind::kPerTokenAndHead);
   }
   /// Bytes of a token and KV head, with those of the scales.
   std::int64_t page_row_bytes() const {

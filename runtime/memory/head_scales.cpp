@@ -3,7 +3,7 @@
 namespace kvmesh {
 
 bool has_scales(const CacheOptions& group, ScaleKind kind) {
-  return group.state_bytes == 0 && info_of(group.dtype).has_scales && group.scales.kind == kind;
+  return group.state_bytes == 0 && has_scales(group.dtype, group.scales, kind);
 }
 
 std::vector<float> head_scales_of(const Mesh& mesh, const CacheOptions& group) {

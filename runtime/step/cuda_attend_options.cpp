@@ -27,8 +27,8 @@ Dtype query_type(Dtype pool) { return info_of(pool).has_scales ? Dtype::kBFloat1
 
 cuda::CudaAttend::Options attend_options(const StepOptions& options, const AttentionOptions& kind,
                                          std::span<const BatchEntry> first, bool merges_all) {
-  const bool row_scales = info_of(options.format.dtype).has_scales &&
-                          options.format.scales.kind == ScaleKind::kPerTokenAndHead;
+  const bool row_scales =
+      has_scales(options.format.dtype, options.format.scales, ScaleKind::kPerTokenAndHead);
   cuda::CudaAttend::Options attend{
       .attention = kind,
       .block_mask = options.block_mask,

@@ -28,7 +28,7 @@ enum class PoolOrder : std::uint8_t {
 };
 
 inline bool has_row_scales(const ContractShape& shape) {
-  return info_of(shape.dtype).has_scales && shape.scales.kind == ScaleKind::kPerTokenAndHead;
+  return has_scales(shape.dtype, shape.scales, ScaleKind::kPerTokenAndHead);
 }
 
 class EnginePool {
