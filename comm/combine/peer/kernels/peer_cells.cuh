@@ -66,6 +66,7 @@ __device__ inline void load_values(const float* row, const MyCell& mine, float* 
       if (i < mine.count) four = *reinterpret_cast<const float4*>(row + mine.first + i);
       values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
     } else if constexpr (Wide) {
+      static_assert(kUnit == 2);
       float2 two = make_float2(0, 0);
       if (i < mine.count) two = *reinterpret_cast<const float2*>(row + mine.first + i);
       values[i] = two.x, values[i + 1] = two.y;

@@ -16,6 +16,8 @@ namespace kvmesh::cuda {
 namespace {
 
 constexpr int kPairBytes = 2;  // no element is smaller
+constexpr int kUnitPairs = kUnitBytes / kPairBytes;
+static_assert(kUnitPairs == 4, "a unit is a uint2");
 
 /// A unit of a row; 0 past its end. Wide: units begin at multiples of their size.
 template <bool Wide>
@@ -23,14 +25,15 @@ __device__ uint2 loaded_unit(const PeerGatherParams& p, const unsigned char* row
   const int at = unit * kUnitBytes;
   if constexpr (Wide) {
     return at < p.row_bytes ? *reinterpret_cast<const uint2*>(row + at) : make_uint2(0, 0);
-  }
-  std::uint32_t pairs[kUnitBytes / kPairBytes] = {};
+  } else {
+    std::uint32_t pairs[kUnitPairs] = {};
 #pragma unroll
-  for (int i = 0; i < kUnitBytes / kPairBytes; ++i) {
-    const int from = at + i * kPairBytes;
-    if (from < p.row_bytes) pairs[i] = *reinterpret_cast<const std::uint16_t*>(row + from);
+    for (int i = 0; i < kUnitPairs; ++i) {
+      const int from = at + i * kPairBytes;
+      if (from < p.row_bytes) pairs[i] = *reinterpret_cast<const std::uint16_t*>(row + from);
+    }
+    return {pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16};
   }
-  return {pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16};
 }
 
 template <bool Wide>
@@ -38,14 +41,14 @@ __device__ void store_unit(const PeerGatherParams& p, unsigned char* row, int un
   const int at = unit * kUnitBytes;
   if constexpr (Wide) {
     if (at < p.row_bytes) *reinterpret_cast<uint2*>(row + at) = words;
-    return;
-  }
+  } else {
 #pragma unroll
-  for (int i = 0; i < kUnitBytes / kPairBytes; ++i) {
-    const int to = at + i * kPairBytes;
-    const std::uint32_t pair = (i < 2 ? words.x : words.y) >> i % 2 * 16;
-    if (to < p.row_bytes) {
-      *reinterpret_cast<std::uint16_t*>(row + to) = static_cast<std::uint16_t>(pair);
+    for (int i = 0; i < kUnitPairs; ++i) {
+      const int to = at + i * kPairBytes;
+      const std::uint32_t pair = (i < 2 ? words.x : words.y) >> i % 2 * 16;
+      if (to < p.row_bytes) {
+        *reinterpret_cast<std::uint16_t*>(row + to) = static_cast<std::uint16_t>(pair);
+      }
     }
   }
 }

@@ -158,6 +158,7 @@ __device__ void store_unit(const PeerParams& p, std::int64_t at, const float* va
       *reinterpret_cast<ushort4*>(halves) = make_ushort4(half(0), half(1), half(2), half(3));
     }
   } else if constexpr (Wide) {
+    static_assert(Unit == 2);
     if (is_float) {
       *reinterpret_cast<float2*>(floats) = make_float2(values[0], values[1]);
     } else {
