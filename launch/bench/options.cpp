@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "launch/bench/manners.hpp"
-#include "launch/bench/scales.hpp"
+#include "launch/common/scale_flag.hpp"
 
 namespace kvmesh::bench {
 namespace {
@@ -149,7 +149,7 @@ Shape shape_of(const Flags& flags, int head_parallel) {
           .page_kind = flags.latent ? PageKind::kLatent : PageKind::kKv,
           .dtype = dtype,
           .kv_dtype = flags.kv_dtype.empty() ? dtype : dtype_from(flags.kv_dtype),
-          .kv_scales = scale_kind_of(flags.kv_scales),
+          .kv_scales = launch::scale_kind_from(flags.kv_scales),
           .reproducible = flags.reproducible};
 }
 

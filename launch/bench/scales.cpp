@@ -1,25 +1,6 @@
 #include "launch/bench/scales.hpp"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-
 namespace kvmesh::bench {
-
-std::string typed(ScaleKind kind) {
-  std::string text(name(kind));
-  std::ranges::replace(text, ' ', '_');
-  return text;
-}
-
-ScaleKind scale_kind_of(const std::string& text) {
-  for (const ScaleKind kind :
-       {ScaleKind::kPerTokenAndHead, ScaleKind::kPerHead, ScaleKind::kPerTensor}) {
-    if (text == typed(kind)) return kind;
-  }
-  throw InvalidArgument(
-      fmt::format("--kv-scales '{}' is none of per_token_and_head, per_head, per_tensor", text));
-}
 
 KvScales scales_of(const Shape& shape) {
   KvScales scales{.kind = shape.kv_scales};

@@ -14,10 +14,10 @@
 #include <span>
 #include <string>
 
-#include "launch/bench/scales.hpp"
 #include "launch/cli/agree.hpp"
 #include "launch/cli/clock.hpp"
 #include "launch/cli/world_ranks.hpp"
+#include "launch/common/scale_flag.hpp"
 #include "launch/verify/random_case.hpp"
 
 namespace kvmesh::launch {
@@ -114,7 +114,7 @@ void add_verify_options(CLI::App& command, VerifyOptions& options) {
                    "also compare every bit with that of one rank");
   command.add_option_function<std::string>(
       "--kv-scales",
-      [&options](const std::string& text) { options.rules.kv_scales = bench::scale_kind_of(text); },
+      [&options](const std::string& text) { options.rules.kv_scales = scale_kind_from(text); },
       "all pages are float8 with such scales: per_token_and_head, per_head, per_tensor");
   command
       .add_option("--jobs", options.jobs,

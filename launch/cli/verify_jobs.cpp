@@ -13,10 +13,10 @@
 
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/launcher.hpp"
-#include "launch/bench/scales.hpp"
 #include "launch/cli/child_process.hpp"
 #include "launch/cli/clock.hpp"
 #include "launch/cli/world_ranks.hpp"
+#include "launch/common/scale_flag.hpp"
 
 namespace kvmesh::launch {
 namespace {
@@ -159,7 +159,7 @@ std::vector<std::string> worker_command(const VerifyPlace& place, int threads, i
   if (place.ranks > 1) add("--ranks", place.ranks);
   if (place.rules.reproducible) command.emplace_back("--reproducible");
   if (place.rules.kv_scales) {
-    command.insert(command.end(), {"--kv-scales", bench::typed(*place.rules.kv_scales)});
+    command.insert(command.end(), {"--kv-scales", typed(*place.rules.kv_scales)});
   }
   return command;
 }

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "launch/bench/scales.hpp"
+#include "launch/common/scale_flag.hpp"
 
 namespace kvmesh::launch {
 
@@ -19,7 +19,7 @@ std::string command_for(const VerifyPlace& place, std::uint64_t seed) {
                      place.mpi ? "" : if_many("--ranks", place.ranks),
                      if_many("--head-parallel", place.head_parallel),
                      place.rules.reproducible ? " --reproducible" : "",
-                     scales ? " --kv-scales " + bench::typed(*scales) : "", place.device, seed);
+                     scales ? " --kv-scales " + typed(*scales) : "", place.device, seed);
 }
 
 std::string line_of(const CaseOutcome& outcome) {
