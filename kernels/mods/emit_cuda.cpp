@@ -4,6 +4,7 @@
 
 #include <array>
 #include <bit>
+#include <optional>
 #include <string_view>
 
 #include "core/check.hpp"
@@ -82,7 +83,13 @@ bool is_constant_of_math(const ModNode& node) {
   return float_of(node) >= 1.0f && float_of(node) <= 0x1p24f;
 }
 
+/// The nodes of factor * tanh(capped / divisor).
 struct SoftCap {
+  std::int32_t capped, divisor, factor;
+};
+
+/// The numbers of a soft cap.
+struct CapNumbers {
   float divisor = 0.0f;
   float factor = 0.0f;
 };
@@ -105,12 +112,19 @@ class Body {
 
   const std::string& text() const { return text_; }
 
-  /// Returns the soft cap that alone reads the score, or one of zeros.
-  SoftCap cap_of_score() const {
+  /// Returns the soft cap that alone reads the score, or zeros.
+  CapNumbers cap_of_score() const {
+    std::optional<SoftCap> only;
     for (std::size_t i = 0; i < is_read_.size(); ++i) {
-      if (graph_.nodes[i].op == ModOp::kScore && is_read_[i]) return {};
+      if (!is_read_[i]) continue;
+      if (graph_.nodes[i].op == ModOp::kScore) return {};
+      const std::optional<SoftCap> cap = soft_cap(graph_.nodes[i]);
+      if (!cap || !is_of_score(*cap)) continue;
+      if (only) return {};
+      only = cap;
     }
-    return caps_of_score_ == 1 ? cap_of_score_ : SoftCap{};
+    if (!only) return {};
+    return {float_of(at(only->divisor)), float_of(at(only->factor))};
   }
 
  private:
@@ -130,15 +144,17 @@ class Body {
     return is_float(node, ModOp::kDivide) && is_constant_of_math(input(node, 1));
   }
 
-  /// Is the node factor * tanh(a / divisor), or tanh(a / divisor) * factor? Sets the place of the
-  /// factor.
-  bool is_soft_cap(const ModNode& node, std::size_t& factor) const {
-    if (!is_float(node, ModOp::kMultiply)) return false;
-    factor = input(node, 0).op == ModOp::kConstant ? 0 : 1;
+  /// Returns the node as a soft cap, whose factor may be on either side, if it is one.
+  std::optional<SoftCap> soft_cap(const ModNode& node) const {
+    if (!is_float(node, ModOp::kMultiply)) return {};
+    const std::size_t factor = input(node, 0).op == ModOp::kConstant ? 0 : 1;
     const ModNode& tangent = input(node, 1 - factor);
-    return is_constant_of_math(input(node, factor)) && tangent.op == ModOp::kTanh &&
-           is_quotient_of_math(input(tangent, 0));
+    if (!is_constant_of_math(input(node, factor)) || tangent.op != ModOp::kTanh) return {};
+    const ModNode& quotient = input(tangent, 0);
+    if (!is_quotient_of_math(quotient)) return {};
+    return SoftCap{quotient.inputs[0], quotient.inputs[1], node.inputs[factor]};
   }
+  bool is_of_score(const SoftCap& cap) const { return at(cap.capped).op == ModOp::kScore; }
 
   std::string load(const ModNode& node) {
     const ModType stored = graph_.buffers[node.payload].type;
@@ -147,25 +163,18 @@ class Body {
   }
 
   std::string product(const ModNode& node) {
-    std::size_t factor = 0;
-    if (!is_soft_cap(node, factor)) return call(node);
-    const ModNode& quotient = input(input(node, 1 - factor), 0);
-    const bool is_of_score = input(quotient, 0).op == ModOp::kScore;
-    if (is_of_score) {
-      ++caps_of_score_;
-      cap_of_score_ = {float_of(input(quotient, 1)), float_of(input(node, factor))};
-    }
+    const std::optional<SoftCap> cap = soft_cap(node);
+    if (!cap) return call(node);
     return fmt::format("Math::soft_cap({}, {}, {})",
-                       is_of_score ? "score" : local(quotient.inputs[0]), local(quotient.inputs[1]),
-                       local(node.inputs[factor]));
+                       is_of_score(*cap) ? "score" : local(cap->capped), local(cap->divisor),
+                       local(cap->factor));
   }
 
   /// Returns a sum: Math::product_sum if a summand is a product of floats.
   std::string sum(const ModNode& node) {
-    std::size_t factor = 0;
     for (std::size_t i = 0; i < 2; ++i) {
       const ModNode& product = input(node, i);
-      if (!is_float(product, ModOp::kMultiply) || is_soft_cap(product, factor)) continue;
+      if (!is_float(product, ModOp::kMultiply) || soft_cap(product)) continue;
       return fmt::format("Math::product_sum({}, {}, {})", local(product.inputs[0]),
                          local(product.inputs[1]), local(node.inputs[1 - i]));
     }
@@ -230,8 +239,6 @@ class Body {
   const std::size_t first_buffer_;
   std::vector<bool> is_read_;  // nodes that an expression reads
   std::string text_;
-  int caps_of_score_ = 0;
-  SoftCap cap_of_score_;
 };
 
 bool is_identity(const ModGraph& graph) {
@@ -249,7 +256,7 @@ CudaMods emit_cuda(const ModGraph& score, const ModGraph& mask) {
           "the score mod and the mask mod capture {} buffers: a CUDA kernel takes at most {}",
           mods.buffers.size(), kMaxModBuffers);
   const Body score_body(score, 0), mask_body(mask, score.buffers.size());
-  const SoftCap cap = score_body.cap_of_score();
+  const CapNumbers cap = score_body.cap_of_score();
   mods.text = fmt::format(
       "#include \"kernels/mods/mod_ops.cuh\"\n"
       "namespace kvmesh {{\n"
