@@ -32,6 +32,22 @@ WayKind way_of(std::int32_t number) {
   return static_cast<WayKind>(number - KVMESH_WAY_HOST);
 }
 
+StepLimits limits_of(const kvmesh_plan_options_t& given) {
+  StepLimits limits{.sequences = given.limit_sequences,
+                    .pages = given.limit_pages,
+                    .shares_prefixes = given.limit_shares_prefixes != 0};
+  if (given.limit_query_tokens != 0) limits.query_tokens = given.limit_query_tokens;
+  return limits;
+}
+
+LayerKind layer_kind(const kvmesh_layer_kind_t& given) {
+  LayerKind kind{.layers = layers_of(given.layers, given.layer_count)};
+  if (given.mask != nullptr) kind.mask = given.mask->mod;
+  if (given.score != nullptr) kind.score = given.score->mod;
+  if (given.scale != 0) kind.scale = given.scale;
+  return kind;
+}
+
 }  // namespace
 
 namespace kvmesh::c {
@@ -61,23 +77,10 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
   }
   const auto positions = positions_of(known_options.q_positions, known_options.q_position_count);
   options.q_positions.assign(positions.begin(), positions.end());
-  if (known_options.limit_sequences != 0) {
-    StepLimits limits{.sequences = known_options.limit_sequences,
-                      .pages = known_options.limit_pages,
-                      .shares_prefixes = known_options.limit_shares_prefixes != 0};
-    if (known_options.limit_query_tokens != 0) {
-      limits.query_tokens = known_options.limit_query_tokens;
-    }
-    options.limits = limits;
-  }
-  for_each_known(known_options.kinds, known_options.kind_count, "kinds",
-                 [&](const kvmesh_layer_kind_t& of) {
-                   LayerKind kind{.layers = layers_of(of.layers, of.layer_count)};
-                   if (of.mask != nullptr) kind.mask = of.mask->mod;
-                   if (of.score != nullptr) kind.score = of.score->mod;
-                   if (of.scale != 0) kind.scale = of.scale;
-                   options.kinds.push_back(std::move(kind));
-                 });
+  if (known_options.limit_sequences != 0) options.limits = limits_of(known_options);
+  for_each_known(
+      known_options.kinds, known_options.kind_count, "kinds",
+      [&](const kvmesh_layer_kind_t& kind) { options.kinds.push_back(layer_kind(kind)); });
   return options;
 }
 

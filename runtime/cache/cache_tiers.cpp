@@ -212,27 +212,12 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
     limit = std::min(limit, missing(g, key, pages, places, parts[g]));
   if (limit < pages) return std::nullopt;
   const PrefixMatch match = pin(key, pages, parts);
-  const bool has_files = std::ranges::any_of(parts, &Part::needs_files);
   Attempt attempt;
-  std::vector<Load> loads;
-  attempt.always([&] { pages_taken(after); });
-  attempt([&] { copy_after(after); });
-  attempt([&] { submit_loads(key, parts, match.pin, loads); });
-  attempt.always([&] {  // also of loads that were submitted before one could not be
-    for (const auto& tiers : tiers_) tiers->copies().start();
-  });
-  if (has_files) {
-    limit = 0;
-    std::int64_t first = 0;
-    attempt.always([&] { first = wait_for(loads, key, pages); });
-    attempt.always([&] {
-      limit = std::ranges::min(of_all_ranks(first, attempt, "read pages of a prefix in files"));
-    });
-  }
+  limit = fill(key, pages, parts, match.pin, after, attempt);
   unpin(key, match, parts, limit == pages);
   // Without files the other ranks have their pages, and the match. Those of this rank are published
   // as theirs are, so none of its pages may go to a tier any more.
-  if (!has_files && attempt.failed()) {
+  if (!has_files(parts) && attempt.failed()) {
     if (!failure_) failure_ = attempt.failure();
     for (const auto& tiers : tiers_) tiers->copies().give_up();
   }
@@ -246,6 +231,26 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
     }
   }
   return limit == pages ? std::optional(match) : std::nullopt;
+}
+
+/// Fills the pages of the parts. Returns the first one that did not come on some rank; `pages` if
+/// all came, or if all come from host tiers, whose copies may be under way.
+std::int64_t CacheTiers::fill(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts,
+                              SequenceId pin, std::optional<Stream> after, Attempt& attempt) {
+  std::vector<Load> loads;
+  attempt.always([&] { pages_taken(after); });
+  attempt([&] { copy_after(after); });
+  attempt([&] { submit_loads(key, parts, pin, loads); });
+  attempt.always([&] {  // also of loads that were submitted before one could not be
+    for (const auto& tiers : tiers_) tiers->copies().start();
+  });
+  if (!has_files(parts)) return pages;
+  std::int64_t first = 0, of_all = 0;
+  attempt.always([&] { first = wait_for(loads, key, pages); });
+  attempt.always([&] {
+    of_all = std::ranges::min(of_all_ranks(first, attempt, "read pages of a prefix in files"));
+  });
+  return of_all;
 }
 
 PrefixMatch CacheTiers::pin(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts) {

@@ -1,6 +1,7 @@
 // The tiers of a cache.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <exception>
 #include <memory>
@@ -57,8 +58,10 @@ class CacheTiers {
     std::vector<std::int64_t> pages{};  ///< logical numbers
     std::vector<PagePlace> places{};
     std::vector<PageHash> in_host{}, in_files{};
-    bool needs_files() const { return !in_files.empty(); }
   };
+  static bool has_files(std::span<const Part> parts) {
+    return std::ranges::any_of(parts, [](const Part& part) { return !part.in_files.empty(); });
+  }
   /// A page that comes back.
   struct Load {
     std::size_t group = 0;
@@ -79,6 +82,8 @@ class CacheTiers {
                                         std::int64_t& limit, std::optional<Stream> after);
   std::int64_t missing(std::size_t group, const PrefixKey& key, std::int64_t pages,
                        const Places& places, Part& part);
+  std::int64_t fill(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts,
+                    SequenceId pin, std::optional<Stream> after, Attempt& attempt);
   PrefixMatch pin(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts);
   void unpin(const PrefixKey& key, const PrefixMatch& match, std::span<const Part> parts,
              bool is_back);

@@ -20,6 +20,11 @@ void check_kept(const PageAllocator& allocator, const KeptTokens& tokens) {
   }
 }
 
+/// The sequence's length afterwards.
+std::int64_t length_with(const KeptTokens& tokens) {
+  return tokens.begin + std::ssize(tokens.kept);
+}
+
 /// How many tokens stay where they are.
 std::int64_t unmoved(const KeptTokens& tokens) {
   std::int64_t count = 0;
@@ -45,6 +50,18 @@ void add_moves(const PageAllocator& allocator, const KeptTokens& tokens,
   }
 }
 
+std::vector<TokenMove> moves_of(const PageAllocator& allocator, std::span<const KeptTokens> batch) {
+  std::vector<TokenMove> moves;
+  for (const KeptTokens& tokens : batch) add_moves(allocator, tokens, moves);
+  return moves;
+}
+
+std::vector<PagePlanes> planes_of(const PoolStorage& pools, std::span<const int> layers) {
+  std::vector<PagePlanes> planes;
+  for (const int layer : layers) planes.push_back(pools.layer(layer));
+  return planes;
+}
+
 }  // namespace
 
 void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
@@ -52,15 +69,14 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
   for (const KeptTokens& tokens : batch) {
     check_kept(allocator(), tokens);
     for (const CacheGroup& group : cache.groups) {  // before anything moves
-      group.allocator.check_truncate(tokens.sequence, tokens.begin + std::ssize(tokens.kept));
+      group.allocator.check_truncate(tokens.sequence, length_with(tokens));
     }
   }
   // If a copy fails on this rank, the others make theirs, and exchange them with this one, and all
   // ranks have the same lengths afterwards.
   Attempt attempt;
   for (const KeptTokens& tokens : batch) {
-    const std::int64_t first = tokens.begin + unmoved(tokens);
-    const std::int64_t end = tokens.begin + std::ssize(tokens.kept);
+    const std::int64_t first = tokens.begin + unmoved(tokens), end = length_with(tokens);
     if (first == end) continue;
     Result<Done> can = Done{};
     attempt.together([&] { can = cache.try_make_writable(tokens.sequence, first, end, stream); });
@@ -68,22 +84,18 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
   }
   attempt([&] { cache.wait_for_move_streams(); });
   for (std::size_t g = 0; g < cache.groups.size(); ++g) {
-    if (cache.groups[g].has_states()) continue;
-    std::vector<TokenMove> moves;
-    for (const KeptTokens& tokens : batch) add_moves(cache.groups[g].allocator, tokens, moves);
+    CacheGroup& group = cache.groups[g];
+    if (group.has_states()) continue;
+    const std::vector<TokenMove> moves = moves_of(group.allocator, batch);
     if (moves.empty()) continue;
-    std::vector<PagePlanes> layers;
-    for (int layer : cache.pools.layout().groups()[g].layers) {
-      layers.push_back(cache.pools.layer(layer));
-    }
+    const std::vector<PagePlanes> layers =
+        planes_of(cache.pools, cache.pools.layout().groups()[g].layers);
     attempt.together([&] {
-      move_tokens(*cache.groups[g].backend, TokenPlanes(layers), cache.mesh.kv_comm(),
+      move_tokens(*group.backend, TokenPlanes(layers), cache.mesh.kv_comm(),
                   cache.mesh.membership(), moves, stream);
     });
   }
-  for (const KeptTokens& tokens : batch) {
-    truncate(tokens.sequence, tokens.begin + std::ssize(tokens.kept));
-  }
+  for (const KeptTokens& tokens : batch) truncate(tokens.sequence, length_with(tokens));
   attempt.rethrow();
 }
 
