@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "allocator/page_pools.hpp"
+#include "allocator/pages/page_pools.hpp"
 #include "allocator/prefix/prefix_cache.hpp"
 #include "allocator/sequence_table.hpp"
 #include "kvmesh/allocator.hpp"

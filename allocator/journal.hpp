@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "allocator/digest.hpp"
+#include "allocator/pages/digest.hpp"
 #include "kvmesh/allocator.hpp"
 
 namespace kvmesh {

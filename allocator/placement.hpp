@@ -5,7 +5,7 @@
 #include <memory>
 #include <span>
 
-#include "allocator/page_pools.hpp"
+#include "allocator/pages/page_pools.hpp"
 #include "allocator/sequence_table.hpp"
 #include "kvmesh/allocator.hpp"
 

@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "allocator/change_log.hpp"
 #include "allocator/journal.hpp"
-#include "allocator/page_pools.hpp"
+#include "allocator/pages/change_log.hpp"
+#include "allocator/pages/page_pools.hpp"
 #include "allocator/placement.hpp"
 #include "allocator/prefix/prefix_cache.hpp"
 #include "allocator/sequence_table.hpp"

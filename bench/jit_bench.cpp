@@ -6,7 +6,7 @@
 
 #include <filesystem>
 
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/choose_attend.hpp"
 #include "kernels/cuda/common/kernel_store.hpp"
 #include "kvmesh/device_memory.hpp"
 

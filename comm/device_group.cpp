@@ -10,8 +10,8 @@
 #include "comm/combine/way_table/agreed_table.hpp"
 #include "comm/subset.hpp"
 #include "core/check.hpp"
+#include "core/cuda/device_wait.hpp"
 #include "core/cuda/memory.hpp"
-#include "core/device_wait.hpp"
 #include "core/posix/cache_directory.hpp"
 
 namespace kvmesh {

@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
-#include "allocator/change_log.hpp"
-#include "allocator/page_pools.hpp"
+#include "allocator/pages/change_log.hpp"
+#include "allocator/pages/page_pools.hpp"
 #include "allocator/prefix/eviction.hpp"
 #include "allocator/prefix/prefix_index.hpp"
 #include "allocator/prefix/priority_ends.hpp"

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <memory>
 
-#include "core/device_wait.hpp"
+#include "core/cuda/device_wait.hpp"
 #include "core/move_stream.hpp"
 #include "kvmesh/communicator.hpp"
 #include "runtime/tiers/host_memory.hpp"

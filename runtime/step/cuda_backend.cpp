@@ -6,7 +6,7 @@
 
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
-#include "core/device_wait.hpp"
+#include "core/cuda/device_wait.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"
 #include "kernels/cuda/load_built_kernels.hpp"
 #include "kernels/cuda/plan/block_mask_builder.hpp"

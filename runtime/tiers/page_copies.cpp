@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "core/device_wait.hpp"
+#include "core/cuda/device_wait.hpp"
 
 namespace kvmesh {
 

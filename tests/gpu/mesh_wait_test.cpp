@@ -1,7 +1,7 @@
 // The host's waits for a GPU end, also where the GPU does not.
 #include <gtest/gtest.h>
 
-#include "core/device_wait.hpp"
+#include "core/cuda/device_wait.hpp"
 #include "kvmesh/kvmesh.hpp"
 #include "tests/gpu/held_stream.hpp"
 

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "comm/combine/peer/peer_way.hpp"
-#include "core/device_wait.hpp"
+#include "core/cuda/device_wait.hpp"
 #include "kvmesh/device_group.hpp"
 #include "tests/gpu/device_combine_run.hpp"
 #include "tests/support/ranks.hpp"

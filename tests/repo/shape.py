@@ -36,12 +36,9 @@ MORE_PAIRS = {
 # Folders whose own files are on both sides of the folders in it: an interface or data that those need,
 # and the place that chooses among them or is made of them.
 AROUND_PARTS = {
-    "allocator",  # prefix/
     "comm",  # communicators, and the groups of devices that combine/ runs on
     "comm/combine",  # combine_way, choose_way
-    "core",  # check, and device_memory and device_wait, which call cuda/
     "kernels",  # operations and their data, with backends in cpu/
-    "kernels/cuda/attend",  # family
 }
 
 

@@ -10,8 +10,8 @@
 #include "comm/combine/peer/peer_target.hpp"
 #include "core/check.hpp"
 #include "core/cuda/device_array.hpp"
+#include "core/cuda/device_wait.hpp"
 #include "core/cuda/memory.hpp"
-#include "core/device_wait.hpp"
 
 namespace kvmesh {
 namespace {

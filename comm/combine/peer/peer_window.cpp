@@ -15,8 +15,8 @@
 #include "comm/combine/peer/kernels/peer_gather_params.hpp"
 #include "comm/combine/peer/kernels/peer_params.hpp"
 #include "core/cuda/device_buffer.hpp"
+#include "core/cuda/device_wait.hpp"
 #include "core/cuda/memory.hpp"
-#include "core/device_wait.hpp"
 #include "core/owners/unique_handle.hpp"
 
 namespace kvmesh {

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "kernels/attend_checks.hpp"
+#include "kernels/cuda/attend/choose_attend.hpp"
 #include "kernels/cuda/attend/exact/exact_merge.hpp"
-#include "kernels/cuda/attend/family.hpp"
 #include "kernels/cuda/common/kernel_store.hpp"
 #include "kernels/cuda/plan/device_plan.hpp"
 

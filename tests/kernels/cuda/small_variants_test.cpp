@@ -2,8 +2,8 @@
 // spill. They compile fast, so most of the tables are whole.
 #include <fmt/format.h>
 
+#include "kernels/cuda/attend/choose_attend.hpp"
 #include "kernels/cuda/attend/exact/exact_family.hpp"
-#include "kernels/cuda/attend/family.hpp"
 #include "kernels/cuda/plan/classifier.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
 #include "tests/kernels/jit/variants.hpp"

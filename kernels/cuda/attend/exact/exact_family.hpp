@@ -2,7 +2,7 @@
 // gpu_has_exact_attention, whose rows begin at multiples of 16 bytes.
 #pragma once
 
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/common/family.hpp"
 
 namespace kvmesh::cuda {
 

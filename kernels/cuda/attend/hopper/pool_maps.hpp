@@ -1,7 +1,7 @@
 // A pool as the copy engine reads it: for the Hopper families.
 #pragma once
 
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/common/family.hpp"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
 
 namespace kvmesh::cuda {

@@ -2,7 +2,7 @@
 // size.
 #pragma once
 
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/common/family.hpp"
 
 namespace kvmesh::cuda {
 

@@ -1,7 +1,7 @@
 // The family of kernels without tensor cores: any dtype, dims and strides.
 #pragma once
 
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/common/family.hpp"
 #include "kernels/cuda/attend/plain/plain_params.hpp"
 
 namespace kvmesh::cuda {

@@ -14,7 +14,7 @@
 #include <span>
 #include <utility>
 
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/choose_attend.hpp"
 #include "tests/kernels/cuda/attend/every_pair.hpp"
 #include "tests/kernels/cuda/attend/variant_tiles.hpp"
 #include "tests/kernels/jit/variants.hpp"

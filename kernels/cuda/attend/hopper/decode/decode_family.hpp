@@ -2,7 +2,7 @@
 // 128, 192, 256.
 #pragma once
 
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/common/family.hpp"
 
 namespace kvmesh::cuda {
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/common/family.hpp"
 
 namespace kvmesh::cuda {
 

@@ -2,7 +2,7 @@
 // 8 tokens, of 16 bits or float8, head dims of 64 to 256, multiples of 32, for float8 of 64.
 #pragma once
 
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/common/family.hpp"
 
 namespace kvmesh::cuda {
 

@@ -1,4 +1,4 @@
-#include "core/device_wait.hpp"
+#include "core/cuda/device_wait.hpp"
 
 #include <future>
 #include <thread>

@@ -1,4 +1,4 @@
-#include "allocator/change_log.hpp"
+#include "allocator/pages/change_log.hpp"
 
 #include <gtest/gtest.h>
 
@@ -146,7 +146,7 @@ TEST(ChangeLog, ReportsAFollowerTooFarBehind) {
   const ChangeRun next = log.read(quick);
   ASSERT_EQ(next.changes.size(), 1u);
   EXPECT_EQ(next.changes[0].position, -1);
-  EXPECT_TRUE(log.read(slow).changes.empty()) << "what is lost is told once";
+  EXPECT_TRUE(log.read(slow).changes.empty()) << "a loss is reported once";
 }
 
 /// Publishes and erases a sequence of `pages` pages, whose tokens begin at `first`.

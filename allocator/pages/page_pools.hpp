@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "allocator/digest.hpp"
+#include "allocator/pages/digest.hpp"
 #include "kvmesh/types.hpp"
 
 namespace kvmesh {

@@ -1,11 +1,5 @@
-// The choice of the kernel for attend_partial. A family is one design of such a kernel; the case
-// decides which family takes it and which constants the kernel has.
-//
-//   hopper/  decode, speculation, prefill and latent pages, on sm_90a: wgmma, and the copy engine
-//            or warps that gather latent rows
-//   mma/     16-bit pages on any chip since sm_80: mma.sync
-//   plain/   everything else
-//   exact/   reproducible caches, and these alone
+// A family is one design of a kernel for attend_partial: the case that it is given, and the kernel
+// that it chooses. attend/choose_attend.hpp lists the families.
 #pragma once
 
 #include <optional>
@@ -15,7 +9,6 @@
 #include "kernels/cuda/plan/piece_rule.hpp"
 #include "kernels/jit/module.hpp"
 #include "kernels/jit/program.hpp"
-#include "kernels/mods/emit_cuda.hpp"
 #include "kvmesh/attention.hpp"
 
 namespace kvmesh::cuda {
@@ -104,20 +97,6 @@ inline constexpr int kRowClasses[] = {8, 16, 32, 64, 128};
 
 /// Returns the row class for sequences with at most `rows` rows.
 int row_class_of(std::int64_t rows, const AttentionShape& shape);
-/// Returns the row class of long chunks; ignores `what.rows`. It is a small one where no kernel
-/// with tensor cores takes more rows over float8 pages.
-int long_row_class(AttendCase what);
-
-/// Returns the kernel of the first family that takes the case; the plain family takes all.
-/// @throws InvalidArgument unless pages have tokens: kernels divide by them. Unsupported for exact
-/// sums that the exact family does not compute.
-AttendVariant choose_attend(const AttendCase& what);
-
-/// Returns the program of a kernel, to be compiled.
-jit::Program attend_program(const AttendVariant& variant, const CudaMods& mods,
-                            const std::string& architecture);
-/// `merges_shared`: of plans that share prefixes.
-jit::Program merge_program(int v_dim, bool merges_shared, const std::string& architecture);
 
 /// Sets the constants of every family. For the families' own use.
 jit::Constants attend_constants(const AttendCase& what);

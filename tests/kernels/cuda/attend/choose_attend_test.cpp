@@ -1,5 +1,5 @@
 // The choice of a kernel's family and of its rows, which needs no GPU.
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/choose_attend.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "allocator/page_pools.hpp"
+#include "allocator/pages/page_pools.hpp"
 
 #include <gtest/gtest.h>
 
