@@ -20,6 +20,13 @@ bool succeeded(cudaError_t status) {
 
 }  // namespace
 
+// Errors are ignored: the process may already have shut CUDA down.
+void free_block(void* data) { static_cast<void>(cudaFree(data)); }
+void free_pinned(void* data) { static_cast<void>(cudaFreeHost(data)); }
+void destroy_stream(void* stream) {
+  static_cast<void>(cudaStreamDestroy(static_cast<cudaStream_t>(stream)));
+}
+
 int device_count() {
   int count = 0;
   return succeeded(cudaGetDeviceCount(&count)) ? count : 0;  // without a driver: no device
@@ -115,27 +122,25 @@ std::size_t free_bytes(int device) {
   return free;
 }
 
-Owner allocate(int device, std::size_t size_bytes) {
+Block allocate(int device, std::size_t size_bytes) {
   use_device(device);
   void* data = nullptr;
   check(cudaMalloc(&data, size_bytes), "allocating device memory");
-  // The error is ignored: the process may already have shut CUDA down.
-  return {data, [](void* p) { static_cast<void>(cudaFree(p)); }};
+  return Block(data);
 }
 
-Owner allocate_pinned(int device, std::size_t size_bytes) {
+PinnedBlock allocate_pinned(int device, std::size_t size_bytes) {
   use_device(device);
   void* data = nullptr;
   check(cudaHostAlloc(&data, size_bytes, cudaHostAllocDefault), "allocating pinned memory");
-  return {data, [](void* p) { static_cast<void>(cudaFreeHost(p)); }};
+  return PinnedBlock(data);
 }
 
-std::unique_ptr<void, void (*)(void*)> make_stream(int device) {
+OwnedStream make_stream(int device) {
   use_device(device);
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
-  return {stream,
-          [](void* p) { static_cast<void>(cudaStreamDestroy(static_cast<cudaStream_t>(p))); }};
+  return OwnedStream(stream);
 }
 
 bool export_to(void* data, std::array<std::byte, 64>& handle) {

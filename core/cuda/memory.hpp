@@ -4,19 +4,24 @@
 
 #include <array>
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include "core/owners/unique_handle.hpp"
 #include "core/tensors/copy_rows.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/stream.hpp"
 
 namespace kvmesh::cuda_memory {
 
-using Owner = std::unique_ptr<void, std::function<void(void*)>>;
+void free_block(void* data);
+void free_pinned(void* data);
+void destroy_stream(void* stream);
+using Block = UniqueHandle<void*, free_block>;
+using PinnedBlock = UniqueHandle<void*, free_pinned>;
+using OwnedStream = UniqueHandle<void*, destroy_stream>;
 
 int device_count();
 /// The GPU's UUID: no other GPU has it.
@@ -42,12 +47,12 @@ void copy_rows(const Rows& rows, Stream stream);
 /// Sets all bytes, in the order of `stream`.
 void fill(void* data, unsigned char value, std::size_t size_bytes, Stream stream);
 std::size_t free_bytes(int device);
-Owner allocate(int device, std::size_t size_bytes);
+Block allocate(int device, std::size_t size_bytes);
 /// Page-locked host memory, which the device copies without a detour.
-Owner allocate_pinned(int device, std::size_t size_bytes);
+PinnedBlock allocate_pinned(int device, std::size_t size_bytes);
 
 /// A stream of `device` that waits for no other stream.
-std::unique_ptr<void, void (*)(void*)> make_stream(int device);
+OwnedStream make_stream(int device);
 
 /// Makes a handle with which other processes can map a block of `allocate`. Returns false if the
 /// system refuses.

@@ -10,6 +10,11 @@ namespace {
 
 }  // namespace
 
+// No block or stream is ever made.
+void free_block(void*) {}
+void free_pinned(void*) {}
+void destroy_stream(void*) {}
+
 int device_count() { return 0; }
 std::array<char, 16> identity(int) { absent(); }
 int compute_capability(int) { absent(); }
@@ -24,9 +29,9 @@ bool is_captured(Stream) { absent(); }
 void copy_rows(const Rows&, Stream) { absent(); }
 void fill(void*, unsigned char, std::size_t, Stream) { absent(); }
 std::size_t free_bytes(int) { absent(); }
-Owner allocate(int, std::size_t) { absent(); }
-Owner allocate_pinned(int, std::size_t) { absent(); }
-std::unique_ptr<void, void (*)(void*)> make_stream(int) { absent(); }
+Block allocate(int, std::size_t) { absent(); }
+PinnedBlock allocate_pinned(int, std::size_t) { absent(); }
+OwnedStream make_stream(int) { absent(); }
 bool export_to(void*, std::array<std::byte, 64>&) { absent(); }
 std::shared_ptr<void> import_from(const std::array<std::byte, 64>&, int) { absent(); }
 bool enable_peer_access(int, int) { absent(); }

@@ -14,12 +14,14 @@ class Descriptor {
   ~Descriptor() {
     if (number_ >= 0) close(number_);
   }
-  Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+  Descriptor(Descriptor&& other) noexcept : number_(other.release()) {}
   Descriptor& operator=(Descriptor&& other) noexcept {
     std::swap(number_, other.number_);
     return *this;
   }
   int get() const { return number_; }
+  /// Returns the number, which is from now on the caller's to close.
+  int release() { return std::exchange(number_, -1); }
 
  private:
   int number_;

@@ -134,9 +134,9 @@ class FileSink final : public ByteSink {
   void finish() override;
 
  private:
+  struct Part;
   std::string path_;
-  std::string part_;
-  int descriptor_ = -1;
+  std::unique_ptr<Part> part_;
 };
 /// A file of one stream; or a pipe or device that has a name, which may go on behind it.
 class FileSource final : public ByteSource {
@@ -150,7 +150,8 @@ class FileSource final : public ByteSource {
   void finish() override;
 
  private:
-  int descriptor_ = -1;
+  class File;
+  std::unique_ptr<File> file_;
 };
 
 /// The description of a sequence at the beginning of its stream.

@@ -1,4 +1,5 @@
-// Owners of CUDA handles.
+// Owners of CUDA handles. They are the library's UniqueHandle (core/owners) once more, since
+// launch/ includes public headers alone.
 #pragma once
 
 #include <cuda_runtime_api.h>

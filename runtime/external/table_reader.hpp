@@ -21,7 +21,7 @@ class TableReader {
 
  private:
   struct Pinned {
-    cuda_memory::Owner memory{};
+    cuda_memory::PinnedBlock memory{};
     std::size_t bytes = 0;
 
     void* data() const { return memory.get(); }

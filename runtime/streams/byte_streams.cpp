@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/aligned_buffer.hpp"
+#include "core/posix/descriptor.hpp"
 #include "kvmesh/sequence_stream.hpp"
 
 namespace kvmesh {
@@ -124,51 +125,66 @@ void DescriptorSink::write(std::span<const std::byte> bytes) {
 }
 void DescriptorSource::read(std::span<std::byte> bytes) { read_all(descriptor_, bytes); }
 
-FileSink::FileSink(const std::string& path)
-    : path_(destination(path)), part_(fmt::format("{}.part.{}", path_, ::getpid())) {
-  descriptor_ = ::open(part_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) fail(part_ + " cannot be made", errno);
-}
+/// The file under its other name, which is removed unless the file has got its own.
+struct FileSink::Part {
+  explicit Part(std::string other_name)
+      : path(std::move(other_name)),
+        file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+    if (file.get() < 0) fail(path + " cannot be made", errno);
+  }
+  ~Part() {
+    if (!path.empty()) ::unlink(path.c_str());
+  }
+  Part(const Part&) = delete;
+  Part& operator=(const Part&) = delete;
 
-FileSink::~FileSink() {
-  if (descriptor_ < 0) return;
-  ::close(descriptor_);
-  ::unlink(part_.c_str());
-}
+  std::string path;
+  Descriptor file;
+};
+
+FileSink::FileSink(const std::string& path)
+    : path_(destination(path)),
+      part_(std::make_unique<Part>(fmt::format("{}.part.{}", path_, ::getpid()))) {}
+FileSink::~FileSink() = default;
 
 // The disk writes what there is while the caller gathers more, instead of all of it in finish(),
 // which waits for the disk and gets its errors.
 void FileSink::write(std::span<const std::byte> bytes) {
   constexpr off_t kPiece = 8 << 20;
-  write_all(descriptor_, bytes, part_ + " cannot be written");
-  const off_t end = ::lseek(descriptor_, 0, SEEK_CUR);
+  const int file = part_->file.get();
+  write_all(file, bytes, part_->path + " cannot be written");
+  const off_t end = ::lseek(file, 0, SEEK_CUR);
   const off_t begin = end - static_cast<off_t>(bytes.size());
   const off_t first = begin / kPiece * kPiece, last = end / kPiece * kPiece;
-  if (last > first) ::sync_file_range(descriptor_, first, last - first, SYNC_FILE_RANGE_WRITE);
+  if (last > first) ::sync_file_range(file, first, last - first, SYNC_FILE_RANGE_WRITE);
 }
 
 void FileSink::finish() {
-  if (::fsync(descriptor_) != 0) fail(part_ + " cannot be written", errno);
-  if (::close(std::exchange(descriptor_, -1)) != 0 ||
-      std::rename(part_.c_str(), path_.c_str()) != 0) {
-    const int error = errno;
-    ::unlink(part_.c_str());
-    fail(path_ + " cannot be written", error);
+  if (::fsync(part_->file.get()) != 0) fail(part_->path + " cannot be written", errno);
+  if (::close(part_->file.release()) != 0 || std::rename(part_->path.c_str(), path_.c_str()) != 0) {
+    fail(path_ + " cannot be written", errno);
   }
+  part_->path.clear();
 }
+
+class FileSource::File : public Descriptor {
+ public:
+  using Descriptor::Descriptor;
+};
 
 FileSource::FileSource(const std::string& path)
-    : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-  if (descriptor_ < 0) fail(path + " cannot be opened", errno);
+    : file_(std::make_unique<File>(::open(path.c_str(), O_RDONLY | O_CLOEXEC))) {
+  if (file_->get() < 0) fail(path + " cannot be opened", errno);
 }
-FileSource::~FileSource() { ::close(descriptor_); }
-void FileSource::read(std::span<std::byte> bytes) { read_all(descriptor_, bytes); }
+FileSource::~FileSource() = default;
+void FileSource::read(std::span<std::byte> bytes) { read_all(file_->get(), bytes); }
 
 void FileSource::finish() {
+  const int file = file_->get();
   struct stat status {};
-  if (::fstat(descriptor_, &status) != 0) fail("cannot be read", errno);
+  if (::fstat(file, &status) != 0) fail("cannot be read", errno);
   if (!S_ISREG(status.st_mode)) return;
-  const auto left = status.st_size - ::lseek(descriptor_, 0, SEEK_CUR);
+  const auto left = status.st_size - ::lseek(file, 0, SEEK_CUR);
   if (left <= 0) return;
   throw StreamError(Reason::kCorrupt,
                     fmt::format("sequence stream: the file has {} bytes behind its end", left));

@@ -103,9 +103,9 @@ class TimedCombine {
   DeviceMemory o_, lse_, out_;
 };
 
-std::unique_ptr<void, void (*)(void*)> stream_of(Device device) {
+cuda_memory::OwnedStream stream_of(Device device) {
   if (device.kind == DeviceKind::kCuda) return cuda_memory::make_stream(device.index);
-  return {nullptr, [](void*) {}};
+  return nullptr;
 }
 
 /// Returns the rate in GB/s at which the slowest rank's GPU reads and writes its memory in a copy;

@@ -1,7 +1,6 @@
 #include "kernels/cuda/pool/cuda_move_stream.hpp"
 
 #include "core/cuda/check.hpp"
-#include "core/cuda/memory.hpp"
 
 namespace kvmesh {
 namespace {

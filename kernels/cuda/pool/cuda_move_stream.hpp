@@ -1,6 +1,7 @@
 // Page moves on a stream of a GPU.
 #pragma once
 
+#include "core/cuda/memory.hpp"
 #include "core/move_stream.hpp"
 #include "kernels/cuda/common/device_event.hpp"
 #include "kernels/cuda/pool/page_copier.hpp"
@@ -24,10 +25,10 @@ class CudaMoveStream final : public MoveStream {
   cudaStream_t native() const { return static_cast<cudaStream_t>(stream_.get()); }
 
   std::function<void(const IsDone&)> wait_;
-  std::unique_ptr<void, void (*)(void*)> stream_;
-  std::unique_ptr<void, void (*)(void*)> calls_;  // that hold no moves
-  cuda::DeviceEvent reached_;                     // by the stream that moves run after
-  cuda::DeviceEvent moved_;                       // before the calls, for which no stream waits
+  cuda_memory::OwnedStream stream_;
+  cuda_memory::OwnedStream calls_;  // that hold no moves
+  cuda::DeviceEvent reached_;       // by the stream that moves run after
+  cuda::DeviceEvent moved_;         // before the calls, for which no stream waits
   cuda::PageCopier copier_;
   bool is_busy_ = false;  // each query of the driver takes over a microsecond
 };

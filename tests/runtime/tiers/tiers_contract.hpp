@@ -16,13 +16,13 @@ using TierPlaces =
 /// A stream that waits for no other; on the CPU none.
 class StepStream {
  public:
-  explicit StepStream(Device device) : stream_(nullptr, nullptr) {
+  explicit StepStream(Device device) {
     if (device.kind == DeviceKind::kCuda) stream_ = cuda_memory::make_stream(device.index);
   }
   kvmesh::Stream view() const { return {stream_.get()}; }
 
  private:
-  std::unique_ptr<void, void (*)(void*)> stream_;
+  cuda_memory::OwnedStream stream_;
 };
 
 template <class Place>
