@@ -11,13 +11,13 @@
 namespace kvmesh::test {
 namespace {
 
-template <class Ranks>
-struct ReproducibleOnCpu : OnCpu<Ranks> {
-  static constexpr int kRandomMods = 10;
-  static constexpr int kRandomCases = 8;
+template <class Ranks, class Sizes = KvSizes>
+struct ReproducibleOnCpu : OnCpu<Ranks, Sizes> {
+  static constexpr int kRandomMods = std::min(10, Sizes::kRandomMods);
+  static constexpr int kRandomCases = std::min(8, Sizes::kRandomCases);
   static constexpr bool kReproducible = true;
   static CacheOptions small() {
-    CacheOptions options = OnCpu<Ranks>::small();
+    CacheOptions options = OnCpu<Ranks, Sizes>::small();
     options.reproducible = true;
     return options;
   }
@@ -26,7 +26,8 @@ struct ReproducibleOnCpu : OnCpu<Ranks> {
 using ReproduciblePlaces =
     testing::Types<ReproducibleOnCpu<LoopbackRanks<1>>, ReproducibleOnCpu<LoopbackRanks<2>>,
                    ReproducibleOnCpu<LoopbackRanks<3>>, ReproducibleOnCpu<LoopbackRanks<4>>,
-                   ReproducibleOnCpu<LoopbackRanks<8>>>;
+                   ReproducibleOnCpu<LoopbackRanks<8>>,
+                   ReproducibleOnCpu<LoopbackRanks<3>, LatentSizes>>;
 INSTANTIATE_TEST_SUITE_P(Reproducible, AttentionContract, each_place(ReproduciblePlaces()),
                          param_name);
 INSTANTIATE_TEST_SUITE_P(Reproducible, SequencesContract, each_place(ReproduciblePlaces()),

@@ -3,7 +3,8 @@
 
 namespace kvmesh::test {
 
-using GpuTierPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>>;
+using GpuTierPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>, OnCuda<MpiRanks, LatentSizes>,
+                                     OnCuda<MpiRanks, Float8Sizes>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Gpus, TiersContract, GpuTierPlaces, PlaceNames);
 
 }  // namespace kvmesh::test

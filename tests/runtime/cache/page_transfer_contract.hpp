@@ -17,12 +17,17 @@ namespace kvmesh::test {
 /// Pages below kSources are read, all others are written.
 struct TransferCase {
   static constexpr int kLayers = 2, kPageSize = 4, kPages = 40, kSources = 20;
-  /// Planes that differ in every property: their meaning does not matter to a copy.
-  static constexpr PageFormat format() {
-    return {.heads = 3,
-            .page_size = kPageSize,
-            .planes = {
-                {"a", Dtype::kFloat32, 6}, {"b", Dtype::kBFloat16, 5}, {"c", Dtype::kFloat32, 1}}};
+  /// Planes that differ in every property, and those of latent and of float8 pages.
+  static std::vector<PageFormat> formats() {
+    const AttentionShape shape{
+        .q_heads = 6, .kv_heads = 3, .k_dim = 7, .v_dim = 5, .page_size = kPageSize};
+    return {{.heads = 3,
+             .page_size = kPageSize,
+             .planes = {{"a", Dtype::kFloat32, 6},
+                        {"b", Dtype::kBFloat16, 5},
+                        {"c", Dtype::kFloat32, 1}}},
+            make_page_format(shape, {.kind = PageKind::kLatent}),
+            make_page_format(shape, {.dtype = Dtype::kFloat8E4M3})};
   }
 };
 
@@ -32,9 +37,8 @@ inline std::int64_t row_bytes(const PagePlane& plane) {
 
 /// A byte's address in the pools: byte `i` of a plane of a layer of a rank.
 struct ByteAt {
-  ByteAt(int of_rank, int of_layer, std::size_t of_plane, std::int64_t i)
+  ByteAt(const PageFormat& format, int of_rank, int of_layer, std::size_t of_plane, std::int64_t i)
       : rank(of_rank), layer(of_layer), plane(of_plane) {
-    const PageFormat format = TransferCase::format();
     const std::int64_t row = row_bytes(format.planes[plane]);
     column = i % row;
     token = i / row % TransferCase::kPageSize;
@@ -76,10 +80,10 @@ inline void put(const TensorView& plane, std::int64_t pages, const auto& byte_at
   copy_bytes(plane.data, bytes.data(), bytes.size());
 }
 
-inline void stamp_all(const PoolStorage& pools, int rank) {
+inline void stamp_all(const PoolStorage& pools, const PageFormat& format, int rank) {
   for_each_plane(pools, [&](const TensorView& view, int layer, std::size_t plane) {
     put(view, TransferCase::kPages,
-        [&](std::int64_t i) { return ByteAt(rank, layer, plane, i).stamp(); });
+        [&](std::int64_t i) { return ByteAt(format, rank, layer, plane, i).stamp(); });
   });
 }
 
@@ -90,12 +94,13 @@ inline void spoil_sources(const PoolStorage& pools) {
 }
 
 /// Expects the right byte in every page that is not a source.
-inline void expect_copied(const PoolStorage& pools, int rank, const std::vector<PageCopy>& copies) {
+inline void expect_copied(const PoolStorage& pools, const PageFormat& format, int rank,
+                          const std::vector<PageCopy>& copies) {
   for_each_plane(pools, [&](const TensorView& view, int layer, std::size_t plane) {
     std::vector<std::byte> bytes(static_cast<std::size_t>(TransferCase::kPages * page_bytes(view)));
     copy_bytes(bytes.data(), view.data, bytes.size());
     for (std::int64_t i = TransferCase::kSources * page_bytes(view); i < std::ssize(bytes); ++i) {
-      const ByteAt at(rank, layer, plane, i);
+      const ByteAt at(format, rank, layer, plane, i);
       ByteAt from = at;
       for (const PageCopy& copy : copies) {
         const PageId here{PageRank{rank}, static_cast<std::int32_t>(at.page)};
@@ -111,8 +116,8 @@ inline void expect_copied(const PoolStorage& pools, int rank, const std::vector<
 }
 
 /// The bytes of the tokens that this rank has to send, or the signals instead.
-inline std::uint64_t bytes_to_send(int rank, const std::vector<PageCopy>& copies, bool maps) {
-  const PageFormat format = TransferCase::format();
+inline std::uint64_t bytes_to_send(const PageFormat& format, int rank,
+                                   const std::vector<PageCopy>& copies, bool maps) {
   std::int64_t token_bytes = 0;
   for (const PagePlane& plane : format.planes) token_bytes += format.heads * row_bytes(plane);
   std::set<int> sources, readers;
@@ -129,32 +134,36 @@ inline std::uint64_t bytes_to_send(int rank, const std::vector<PageCopy>& copies
 }
 
 /// Copies the list, then every rank overwrites its sources at once.
-inline void check_copies(Mesh& mesh, const std::vector<PageCopy>& copies, bool maps) {
-  SCOPED_TRACE(maps ? "maps" : "messages");
+inline void check_copies(Mesh& mesh, const PageFormat& format, const std::vector<PageCopy>& copies,
+                         bool maps) {
+  SCOPED_TRACE(std::string(maps ? "maps" : "messages") + " of " +
+               std::string(format.planes[0].name));
   Communicator& kv = mesh.kv_comm();
   const int me = mesh.kv_rank().value;
   PageAllocator allocator({.ranks = kv.size(), .pages_per_rank = 1});
   const std::unique_ptr<Backend> backend = make_backend(mesh, allocator);
   std::vector<int> layers(TransferCase::kLayers);
   std::iota(layers.begin(), layers.end(), 0);
-  const PoolStorage pools(
-      PoolLayout({{TransferCase::format(), TransferCase::kPages, layers}}, mesh.device()),
-      mesh.device(), Sharing::kNode);
+  const PoolStorage pools(PoolLayout({{format, TransferCase::kPages, layers}}, mesh.device()),
+                          mesh.device(), Sharing::kNode);
   const PeerPools peers = maps ? PeerPools(pools, kv) : PeerPools(kv.size());
-  stamp_all(pools, me);
+  stamp_all(pools, format, me);
   const std::uint64_t before = kv.sent_bytes();
   copy_on_write(*backend, pools, peers, kv, Membership(kv.size()), copies);
-  EXPECT_EQ(kv.sent_bytes() - before, bytes_to_send(me, copies, maps));
+  EXPECT_EQ(kv.sent_bytes() - before, bytes_to_send(format, me, copies, maps));
   spoil_sources(pools);
-  expect_copied(pools, me, copies);
+  expect_copied(pools, format, me, copies);
 }
 
-/// On every rank, by maps and by messages. `copies(ranks)` is the list for this many ranks.
+/// On every rank, by maps and by messages, in every format. `copies(ranks)` is the list for this
+/// many ranks.
 template <class Place>
 void check_on_ranks(const auto& copies) {
   Place::run([&](Communicator& comm) {
     Mesh mesh(comm, {.threads = 1, .device = Place::kDevice});
-    for (bool maps : {true, false}) check_copies(mesh, copies(comm.size()), maps);
+    for (const PageFormat& format : TransferCase::formats()) {
+      for (bool maps : {true, false}) check_copies(mesh, format, copies(comm.size()), maps);
+    }
   });
 }
 
@@ -189,7 +198,8 @@ TYPED_TEST_P(PageTransferContract, CopiesAnyMixture) {
     const auto rank = [&] {
       return PageRank{static_cast<int>(random.integer(0, comm.size() - 1))};
     };
-    for (int round = 0; round < 10; ++round) {
+    const std::vector<PageFormat> formats = TransferCase::formats();
+    for (std::size_t round = 0; round < 12; ++round) {
       std::vector<PageCopy> copies;
       for (int i = 0; i < 18; ++i) {
         const PageRank from = rank(), to = rank();
@@ -197,7 +207,9 @@ TYPED_TEST_P(PageTransferContract, CopiesAnyMixture) {
                           {to, TransferCase::kSources + i},
                           static_cast<int>(random.integer(1, TransferCase::kPageSize))});
       }
-      for (bool maps : {true, false}) check_copies(mesh, copies, maps);
+      for (bool maps : {true, false}) {
+        check_copies(mesh, formats[round % formats.size()], copies, maps);
+      }
     }
   });
 }

@@ -11,7 +11,8 @@
 namespace kvmesh::test {
 
 using TierPlaces =
-    testing::Types<OnCpu<LoopbackRanks<1>>, OnCpu<LoopbackRanks<2>>, OnCpu<LoopbackRanks<3>>>;
+    testing::Types<OnCpu<LoopbackRanks<1>>, OnCpu<LoopbackRanks<2>>, OnCpu<LoopbackRanks<3>>,
+                   OnCpu<LoopbackRanks<3>, LatentSizes>, OnCpu<LoopbackRanks<2>, Float8Sizes>>;
 
 /// A stream that waits for no other; on the CPU none.
 class StepStream {
@@ -28,6 +29,25 @@ class StepStream {
 template <class Place>
 class TiersContract : public testing::Test {
  protected:
+  /// The small cache of the tiers' tests, with the place's pages.
+  static CacheOptions options(int pages) {
+    CacheOptions made = tier_options(pages);
+    made.page_kind = Place::small().page_kind;
+    made.dtype = Place::small().dtype;
+    return made;
+  }
+  /// All planes of a page, on one rank of all heads.
+  static std::int64_t page_bytes() {
+    const CacheOptions made = options(1);
+    const PageFormat format = make_page_format({kQHeads, kHeads, kKDim, kVDim, kPage},
+                                               {made.page_kind, made.dtype, made.scales});
+    std::int64_t bytes = 0;
+    for (const PagePlane& plane : format.planes) {
+      bytes += plane.elements * static_cast<std::int64_t>(size_bytes(plane.dtype));
+    }
+    return made.layers * kHeads * kPage * bytes;
+  }
+
   /// Calls `body(mesh, folder)` on each rank, with the path of one folder for all.
   static void on_ranks(const std::function<void(Mesh&, const std::string&)>& body) {
     Place::run([&](Communicator& comm) {
@@ -51,9 +71,9 @@ TYPED_TEST_SUITE_P(TiersContract);
 TYPED_TEST_P(TiersContract, EvictedPagesComeBack) {
   this->on_ranks([](Mesh& mesh, const std::string&) {
     for (const bool replans : {false, true}) {
-      CacheOptions options = tier_options(6);
-      KvCache plain(mesh, tier_options(12));
-      options.tiers.host_bytes = 12 * page_bytes(1);
+      CacheOptions options = TestFixture::options(6);
+      KvCache plain(mesh, TestFixture::options(12));
+      options.tiers.host_bytes = 12 * TestFixture::page_bytes();
       KvCache cache(mesh, options);
       const StepStream stream(mesh.device());
       StepPlan plan = cache.plan({}, {.scatter = Scatter::kAll});
@@ -71,9 +91,9 @@ TYPED_TEST_P(TiersContract, EvictedPagesComeBack) {
 TYPED_TEST_P(TiersContract, LaterCachesFindTheFiles) {
   this->on_ranks([](Mesh& mesh, const std::string& folder) {
     for (const std::int64_t found : {0, 20}) {
-      CacheOptions options = tier_options(8);
+      CacheOptions options = TestFixture::options(8);
       options.tiers = {.directory = folder, .direct = mesh.size() == 2};
-      KvCache cache(mesh, options), plain(mesh, tier_options(12));
+      KvCache cache(mesh, options), plain(mesh, TestFixture::options(12));
       EXPECT_EQ(ask(cache, plain, counted(0, 22)), found);
       cache.flush_tiers();
       barrier(mesh.world());
@@ -84,12 +104,12 @@ TYPED_TEST_P(TiersContract, LaterCachesFindTheFiles) {
 TYPED_TEST_P(TiersContract, RandomRequestsFindWhatTheyShould) {
   this->on_ranks([](Mesh& mesh, const std::string& folder) {
     for (const bool has_files : {false, true}) {
-      CacheOptions options = tier_options(6);
-      options.tiers = {.host_bytes = 5 * page_bytes(1),
+      CacheOptions options = TestFixture::options(6);
+      options.tiers = {.host_bytes = 5 * TestFixture::page_bytes(),
                        .directory = has_files ? folder : std::string(),
-                       .file_bytes = 20 * page_bytes(1),
+                       .file_bytes = 20 * TestFixture::page_bytes(),
                        .stores_per_operation = 3};
-      KvCache cache(mesh, options), plain(mesh, tier_options(12));
+      KvCache cache(mesh, options), plain(mesh, TestFixture::options(12));
       const StepStream stream(mesh.device());
       StepPlan plan = cache.plan({}, {.scatter = Scatter::kAll});
       std::mt19937 random(7);

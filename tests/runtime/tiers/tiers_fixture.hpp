@@ -71,6 +71,7 @@ inline std::vector<float> prefill(KvCache& cache, SequenceId sequence, const Pre
   const int kv = kHeads / parts, heads = kQHeads / parts;
   const Device device = cache.mesh().device();
   const OnDevice k(device, rows_of(rest, length, kKDim, part * kv, kv));
+  const bool is_latent = cache.options().page_kind == PageKind::kLatent;
   const OnDevice v(device, rows_of(rest, length, kVDim, part * kv, kv));
   const OnDevice q(device, std::vector<float>(static_cast<std::size_t>(heads * kKDim), 0.25f));
   const OnDevice o(device, std::vector<float>(static_cast<std::size_t>(heads * kVDim), -1));
@@ -83,7 +84,8 @@ inline std::vector<float> prefill(KvCache& cache, SequenceId sequence, const Pre
   StepPlan& plan = fresh ? *fresh : *step;
   for (int layer = 0; layer < cache.options().layers; ++layer) {
     plan.run(layer,
-             {q.view({1, heads, kKDim}), k.view({count, kv, kKDim}), v.view({count, kv, kVDim})},
+             {q.view({1, heads, kKDim}), k.view({count, kv, kKDim}),
+              is_latent ? TensorView() : v.view({count, kv, kVDim})},
              {o.view({1, heads, kVDim}), {}}, stream);
   }
   cache.mesh().wait(stream, "prefill");
