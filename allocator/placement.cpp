@@ -97,9 +97,9 @@ class BalancedPlacement final : public PlacementPolicy {
     }
   }
 
-  /// A sequence that begins with a cached prefix stays where that is, unless so many do that
-  /// another rank has room for a whole home more: one prompt that all requests begin with would
-  /// otherwise bring all of them to one rank.
+  /// A sequence that begins with a cached prefix stays where that is, unless another rank has room
+  /// for a whole home more: one prompt that all requests begin with would otherwise bring all of
+  /// them to one rank.
   void leave_crowded_home(SequencePlacement& sequence, const PagePools& pools) const {
     const PageRank home{sequence.anchor};
     PageRank best = home;

@@ -128,7 +128,7 @@ CacheOptions cache_of(std::int64_t tokens) {
           .pages_per_rank = 2 * (tokens / 16 + 2)};
 }
 
-/// The stream of a sequence of so many tokens, which a CPU exports.
+/// Writes the stream of a sequence of `tokens` tokens, which a CPU exports, to `sink`.
 void make_stream(std::int64_t tokens, ByteSink& sink) {
   Mesh mesh(make_single_communicator(), {.device = DeviceChoice::kCpu});
   KvCache cache(mesh, cache_of(tokens));

@@ -1,4 +1,4 @@
-# CUDA is optional. KVMESH_CUDA tells whether the CUDA backend is built; also on machines without
+# CUDA is optional. KVMESH_CUDA decides whether the CUDA backend is built; also on machines without
 # a GPU, where it compiles kernels but runs none. Also: kvmesh_cuda_object, kvmesh_embed.
 include_guard()
 

@@ -1,4 +1,4 @@
-# MPI is optional. KVMESH_MPI tells whether the communicator over MPI is built; without it
+# MPI is optional. KVMESH_MPI decides whether the communicator over MPI is built; without it
 # ranks are threads or meet over TCP.
 include_guard()
 

@@ -1,4 +1,4 @@
-# NCCL is optional. KVMESH_NCCL tells whether groups of GPUs are built, which needs the CUDA
+# NCCL is optional. KVMESH_NCCL decides whether groups of GPUs are built, which needs the CUDA
 # toolkit and NCCL.
 include_guard()
 

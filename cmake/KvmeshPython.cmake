@@ -1,4 +1,4 @@
-# Python is optional. KVMESH_PYTHON tells whether the package kvmesh is built, which needs
+# Python is optional. KVMESH_PYTHON decides whether the package kvmesh is built, which needs
 # Python's headers and nanobind (pip install nanobind). Not with sanitizers: Python has none.
 include_guard()
 

@@ -23,7 +23,7 @@ void load_group_kernels() {
 }
 
 /// Sends a byte between all pairs and does one collective of each kind: NCCL connects at first use,
-/// and this is where a group that cannot work should say so, not the first step of a model.
+/// so a group that cannot work fails here and not in the first step of a model.
 void connect_everyone(NcclGroup::State& state) {
   constexpr std::string_view kOperation = "connect an NCCL group";
   const auto size = static_cast<std::size_t>(state.size);
@@ -71,7 +71,7 @@ std::unique_ptr<NcclGroup::State> connect(const NcclUniqueId& id, Rank rank, int
   return state;
 }
 
-/// With a barrier's deadline and names first: NCCL itself cannot tell who has not come.
+/// A barrier comes first, for its deadline and names: NCCL cannot name the rank that is missing.
 NcclUniqueId agree_on_id(Communicator& bootstrap) {
   NcclUniqueId id;
   barrier(bootstrap, "meet for an NCCL group");

@@ -37,7 +37,7 @@ class EvictionQueues {
   EvictionQueues(Eviction policy, std::int64_t pages);
   void resize(std::int64_t pages);
 
-  /// The page is new in the index. `may_continue`: pages after it will say so by continued().
+  /// The page is new in the index. `may_continue`: pages after it may call continued().
   void added(EvictionPages& all, PageSlot slot, const PageHash& hash, bool may_continue);
   /// A new page continues the page. REQUIRES: it is in no queue.
   void continued(EvictionPages& all, PageSlot slot) const;

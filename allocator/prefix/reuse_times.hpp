@@ -24,8 +24,8 @@ namespace kvmesh {
 /// difference between two limits, of those that together fill the pool and give the most hits.
 ///
 /// It is too small while few long waits were seen. So there are patient credits, too, which are
-/// larger for pages with hits and smaller for ends. A TrialCache for each tells how many hits it
-/// would have had, and credit() is of the one with more.
+/// larger for pages with hits and smaller for ends. A TrialCache for each counts the hits that
+/// it would have had, and credit() is of the one with more.
 ///
 /// All ranks compute the same, by integers that all of them have.
 class ReuseTimes {

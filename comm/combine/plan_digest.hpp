@@ -1,4 +1,4 @@
-// Hashes that tell whether two ranks planned the same step.
+// Hashes that show whether two ranks planned the same step.
 #pragma once
 
 #include <array>

@@ -81,7 +81,7 @@ void MpiRequests::wait(std::chrono::milliseconds deadline, std::string_view oper
   clear();
 }
 
-/// One look at everything that is under way. True if all is done.
+/// Polls everything that is under way once. Returns true if all is done.
 bool MpiRequests::poll(std::string_view operation) {
   std::erase_if(expected_, [&](Incoming& in) { return receive_if_there(in, operation); });
   if (!expected_.empty()) return false;

@@ -77,7 +77,7 @@ void Reception::accept_later(const ErrorCode& why) {
   });
 }
 
-/// Its handler forgets it.
+/// Its handler erases it.
 void Reception::close_oldest() {
   const auto open = [](const Visit& visit) { return visit.socket.is_open(); };
   const auto oldest = std::ranges::find_if(visits_, open);

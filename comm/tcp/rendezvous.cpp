@@ -58,7 +58,7 @@ class Visitor {
   }
 
   /// Calls rank 0 and reads its first answer. The time is limited, since a stranger that listens
-  /// there and says nothing may leave before the deadline.
+  /// there and sends nothing may leave before the deadline.
   bool introduce() {
     const Clock::time_point until =
         std::min(waiting_->until, Clock::now() + waiting_->deadline / kAttempts);
@@ -96,7 +96,7 @@ class Visitor {
   }
 
   /// Notes a timeout. If the deadline has cut the attempt short, the reason of the attempt before
-  /// it says more.
+  /// it is kept.
   void late(std::string obstacle, Clock::time_point until) {
     if (until < waiting_->until || obstacle_.empty()) obstacle_ = std::move(obstacle);
   }

@@ -22,8 +22,8 @@ struct Address {
   std::uint32_t port = 0;
 };
 
-// A connection begins with three messages. They tell nothing of the job before its secret is
-// proved.
+// A connection begins with three messages. They reveal nothing of the job before its secret
+// is proved.
 //
 //   caller                                 listener
 //     Hello: a nonce                     ->

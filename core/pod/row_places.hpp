@@ -4,7 +4,7 @@
 // A rank has a message for each owner of rows; under Scatter::kAll all get the same one. In it are
 // the rows of which the rank has keys, token after token: the token's place, times the owner's
 // heads, plus the head's place among them. If owners get heads of all tokens, they are head after
-// head: so the messages one after another are a tensor, whoever owns the rows.
+// head: so the messages one after another are a tensor, for all owners.
 #pragma once
 
 #include <cstdint>

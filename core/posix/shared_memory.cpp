@@ -23,7 +23,7 @@ void refuse_more_than_there_is(std::size_t size_bytes) {
   if (size_bytes > units * machine.mem_unit) throw std::bad_alloc();
 }
 
-/// The device has done its work when the range goes, as CUDA sees to for memory that it frees.
+/// The range is freed when the device has done its work, as CUDA does with memory of its own.
 std::shared_ptr<cuda_memory::AddressRange> range_of(Device device, std::size_t size_bytes) {
   const auto destroy = [device](cuda_memory::AddressRange* range) {
     try {

@@ -88,7 +88,7 @@ struct CacheOptions {
   bool reproducible = false;
   /// Keeps pages of known prefixes for later requests: see KvCache::match_prefix.
   PrefixOptions prefix{};
-  /// Where pages go that are evicted, and come back from.
+  /// The tiers to which evicted pages go, and from which they come back.
   TierOptions tiers{};
   /// The number of positions that a query sees, its own included; 0: no window. It is added to the
   /// mask of every plan. Pages that no query of a step or of later steps sees are given up when the

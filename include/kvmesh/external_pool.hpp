@@ -78,9 +78,9 @@ struct PageTables {
   /// have lists, too, of any length.
   std::span<const std::int32_t> token_lists{};
   std::int64_t list_length = 0;  ///< 0: no lists, each query sees what the mask lets it see
-  /// Where the arrays are. The mesh's GPU: each is in that GPU's memory or in the host's. `plan`
-  /// and `replan` copy those of the GPU to the host after the work that is on their stream, and
-  /// wait for that work; so the stream must not be captured.
+  /// The device of the arrays. The mesh's GPU: each is in that GPU's memory or in the host's.
+  /// `plan` and `replan` copy those of the GPU to the host after the work that is on their stream,
+  /// and wait for that work; so the stream must not be captured.
   Device device{};
 };
 

@@ -45,7 +45,7 @@ class StreamError : public Error {
   Reason reason_;
 };
 
-/// Where a stream goes. Implementations throw StreamError (kIo).
+/// The destination of a stream. Implementations throw StreamError (kIo).
 class ByteSink {
  public:
   virtual ~ByteSink() = default;
@@ -59,7 +59,7 @@ class ByteSink {
   virtual void finish() {}
 };
 
-/// Where a stream comes from.
+/// The source of a stream.
 class ByteSource {
  public:
   virtual ~ByteSource() = default;

@@ -60,8 +60,9 @@ struct PlanOptions {
   /// A block mask over the batch's query indices and all heads of the model. Its kv block is the
   /// page size.
   const BlockMask* block_mask = nullptr;
-  /// Layers with another mask, score or scale than the above. All are planned together, and share
-  /// page lists, the append and the combine. REQUIRES: no layer in two kinds; no block mask.
+  /// Layers with another mask, score or scale than those of this plan. All are planned together,
+  /// and share page lists, the append and the combine. REQUIRES: no layer in two kinds; no block
+  /// mask.
   std::vector<LayerKind> kinds{};
   /// Sequences of few queries that begin with the same pages (forks, the prefix cache) read these
   /// once for all of them, where that pays and every query sees them whole. Rows are then summed in

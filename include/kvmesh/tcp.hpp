@@ -29,8 +29,8 @@ struct TcpOptions {
   /// 127.0.1.1), the rank listens on all interfaces. It does not if `host` is an address or
   /// localhost.
   std::string address{};
-  /// A secret of the job: ranks accept only peers that prove that they have the same one, and tell
-  /// others nothing. Without a secret all addresses must be loopback or private ones.
+  /// A secret of the job: ranks accept only peers that prove that they have the same one, and send
+  /// nothing to others. Without a secret all addresses must be loopback or private ones.
   std::string secret{};
   /// The job's id: ranks of a job with another one are strangers.
   std::string job{};

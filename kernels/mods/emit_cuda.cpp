@@ -24,7 +24,8 @@ std::string_view cuda_type(ModType type) {
   return {};
 }
 
-/// The names in mod_ops.cuh of operations that are functions there; overloads tell the types apart.
+/// The names in mod_ops.cuh of operations that are functions there; overloads distinguish the
+/// types.
 std::string_view function_name(ModOp op) {
   switch (op) {
     case ModOp::kToFloat:

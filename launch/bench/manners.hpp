@@ -36,7 +36,7 @@ std::vector<std::int32_t> draw_lists(std::span<const std::int64_t> lengths, std:
                                      std::int64_t count);
 
 /// The workload's pages as an engine has them: a pool, and a plan over the page tables of a batch,
-/// with token lists if the options want them. Collective to make.
+/// with token lists if the options have them. Collective to make.
 class Tables {
  public:
   Tables(Workload& workload, const Options& options, std::int64_t queries);

@@ -173,7 +173,7 @@ std::string text_of(const std::vector<std::int64_t>& listed);
 
 /// Returns one set of options for each row of `op` with the same queries: `combine` and `gather`
 /// have a row for each way, operations that may share a prefix have one that does and one that does
-/// not, and attention has one for each manner that is asked for.
+/// not, and attention has one for each manner of the options.
 std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op);
 
 /// Returns the numbers of queries (append: new tokens) per sequence with which `op` is measured.

@@ -11,7 +11,7 @@
 
 namespace kvmesh::replay {
 
-/// Where a token's keys and values begin in the table of Contents.
+/// The place at which a token's keys and values begin in the table of Contents.
 enum class TokenRow : std::int32_t {};
 
 /// Keys, values and queries: rows of a table of random numbers in [-1, 1), so that making them

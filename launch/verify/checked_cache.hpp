@@ -73,7 +73,7 @@ class CheckedCache {
   void check_replicas();
 
   KvCache& cache() { return cache_; }
-  /// Where keys, values and queries come from; all ranks must draw from it alike.
+  /// The source of keys, values and queries; all ranks must draw from it alike.
   Random& random() { return random_; }
   const PageAllocator& allocator() const { return cache_.allocator(); }
   const Findings& findings() const { return findings_; }

@@ -20,7 +20,7 @@ std::vector<float> scales_at(const float* scales, int count) {
   return {scales, scales + std::max(count, 0)};
 }
 
-/// Reads the scales of a cache or of a layer group, which has so many heads.
+/// Reads the scales of a cache or of a layer group with `kv_heads` heads.
 template <class Options>
 KvScales scales_of(const Options& given, int kv_heads) {
   return {.kind = choice({ScaleKind::kPerTokenAndHead, ScaleKind::kPerTensor, ScaleKind::kPerHead},

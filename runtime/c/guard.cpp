@@ -14,7 +14,7 @@ thread_local std::string last_error;
 kvmesh_status_t keep(kvmesh_status_t status, const char* text) noexcept {
   try {
     last_error = text;
-  } catch (...) {  // no memory for the text: the status says enough
+  } catch (...) {  // no memory for the text: the status alone is returned
     last_error.clear();
   }
   return status;

@@ -22,7 +22,7 @@ namespace kvmesh {
 /// of operations alone. What a file tier holds depends on disks. So a match that could go on from
 /// files exchanges, over the world, how many pages each rank finds, and then how many it has read
 /// and checked; all ranks take the least. A file that is bad on one rank is a miss on all. A rank
-/// that fails says so in these exchanges, so that no other waits for it.
+/// that fails sends a number for it in these exchanges, so that no other waits for it.
 class CacheTiers {
  public:
   /// Its copies run after late moves of `staging`. REQUIRES: all but the options and `calls`
@@ -69,7 +69,7 @@ class CacheTiers {
     bool from_file = false;
     TierJob job{};
   };
-  /// Where the pages of a key are, as far as it is known.
+  /// The places of a key's pages, as far as they are known.
   using Places = std::vector<std::vector<std::optional<PagePlace>>>;  // [group][logical page]
 
   PagePlace place(Places& places, std::size_t group, const PrefixKey& key, std::int64_t page,

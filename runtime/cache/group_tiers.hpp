@@ -12,7 +12,7 @@
 
 namespace kvmesh {
 
-/// Where a page of a key is found first.
+/// The first place where a page of a key is found.
 struct PagePlace {
   enum Where : std::uint8_t { kNowhere, kDevice, kHost, kFile };
   Where where = kNowhere;

@@ -17,7 +17,7 @@ std::optional<Rank> first_without(Communicator& world, bool good, std::string_vi
 
 }  // namespace
 
-/// On every rank, or on none: the ranks tell one another whether they have made their copies.
+/// On every rank, or on none: the ranks exchange whether they have made their copies.
 std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy>> copies) {
   std::int64_t moved = 0;
   for (const std::vector<PageCopy>& of_group : copies) moved += std::ssize(of_group);
@@ -134,7 +134,7 @@ void KvCache::State::make_room(PageRank rank, std::int64_t pages) {
       has_room = false;
     }
   } else if (is_mine && size.growth == Growth::kSystem) {
-    const std::size_t free = free_memory(mesh.device());  // 0: the system does not tell
+    const std::size_t free = free_memory(mesh.device());  // 0: unknown
     has_room = free == 0 || std::cmp_less_equal(more, free);
   }
   const std::optional<Rank> without = first_without(mesh.world(), has_room, "room for pools");

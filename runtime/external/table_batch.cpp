@@ -34,7 +34,7 @@ void set_by_turns(const TableRules& rules, const TableRow& row, LocalSequence& l
   }
 }
 
-/// Where this rank has the token, if it has it; units are of one token.
+/// Returns the unit of the token on this rank, if it has it; units are of one token.
 std::optional<std::int64_t> unit_of_token(const TableRules& rules, const TableRow& row,
                                           std::int64_t position) {
   std::int64_t entry = 0, in_page = position % rules.page_size;

@@ -13,7 +13,7 @@
 
 namespace kvmesh {
 
-/// Where the rows of a move lie in one plane: a row holds its tokens of one head, and the next
+/// The place of the rows of a move in one plane: a row holds its tokens of one head, and the next
 /// head's row starts `pitch` bytes later.
 struct RowPlace {
   std::byte* data = nullptr;

@@ -112,7 +112,7 @@ void RecordTransfer::write(const RecordRows& rows, const RecordPlace& place, std
 /// Returns a record and its checksum, read by rank 0; nothing if that has failed before or now.
 std::span<const std::byte> RecordTransfer::fetch(std::size_t bytes, ByteSource* source,
                                                  Outcome& outcome) {
-  record_.resize(bytes + 1);  // the last says whether the others are there
+  record_.resize(bytes + 1);  // the last is whether the others are there
   const std::span<std::byte> record = std::span(record_).first(bytes);
   outcome.run_on_first(world_, [&] { source->read(record); });
   record_.back() = std::byte{!outcome.failed()};

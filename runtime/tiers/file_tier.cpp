@@ -37,7 +37,8 @@ std::optional<PageHash> hash_of(std::string_view text) {
   return hash;
 }
 
-/// Where each FileFault is counted. A file that another rank has removed meanwhile is missing.
+/// The member that counts each FileFault. A file that another rank has removed meanwhile is
+/// missing.
 constexpr std::int64_t FileFaults::*kCountOf[] = {
     nullptr,          // kNone
     &FileFaults::io,  // kMissing

@@ -30,7 +30,7 @@ class KeptFiles {
   void add(const PageHash& hash, std::int64_t bytes);
   /// The file counts as used last. Returns whether it is known.
   bool used(const PageHash& hash);
-  /// The file is gone, or somebody else's.
+  /// The file is gone, or another rank's.
   void forget(const PageHash& hash);
   /// While the files are larger together than they may be: forgets the one whose use is the oldest,
   /// and returns its page.

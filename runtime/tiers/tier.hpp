@@ -28,7 +28,7 @@ inline bool completed(const TierJob& job) {
   return job.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
 }
 
-/// Where a page that is stored lies: in the pools of a rank, or as bytes of this rank.
+/// The place of a page that is stored: in the pools of a rank, or as bytes of this rank.
 struct PageSource {
   PageId page{};
   const std::byte* bytes = nullptr;  ///< null: `page`

@@ -60,7 +60,7 @@ TEST(Pieces, AlwaysCoverWhatIsUsedWithoutOverlap) {
       ASSERT_TRUE(std::ranges::any_of(used, [&](const ByteRange& range) {
         return range.first < range.last && range.first / kGranule * kGranule < piece.last &&
                piece.first < (range.last + kGranule - 1) / kGranule * kGranule;
-      })) << "a piece that nobody needs";
+      })) << "a piece that no range needs";
     }
   }
 }

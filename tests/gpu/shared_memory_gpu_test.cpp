@@ -59,9 +59,9 @@ class Owner {
     process_.emplace(failed == 0 ? pid : 0);
     posix_spawn_file_actions_destroy(&files);
     close(ends[1]);
-    const bool told = failed == 0 && read(ends[0], &handle_, sizeof handle_) == sizeof handle_;
+    const bool received = failed == 0 && read(ends[0], &handle_, sizeof handle_) == sizeof handle_;
     close(ends[0]);
-    if (!told) throw Error("the other process told no handle");
+    if (!received) throw Error("the other process sent no handle");
   }
   const MemoryHandle& handle() const { return handle_; }
   void die() { process_->die(); }
@@ -113,7 +113,8 @@ TEST(GpuMemoryInPieces, IsReadByOthersAndKeepsItsPagesWhenTheOwnerIsKilled) {
         EXPECT_EQ(words, expected) << is_dead;
       }
     }
-    EXPECT_EQ(map_memory(owner.handle(), gpu(0)), nullptr) << "nobody gives the pieces any more";
+    EXPECT_EQ(map_memory(owner.handle(), gpu(0)), nullptr)
+        << "no process gives the pieces any more";
   }
 }
 

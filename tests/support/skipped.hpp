@@ -1,4 +1,4 @@
-// How a test program says that it could run no test here.
+// The line by which a test program reports that it could run no test here.
 #pragma once
 
 #include <gtest/gtest.h>

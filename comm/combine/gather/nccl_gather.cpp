@@ -60,7 +60,7 @@ ConstTensorView NcclGather::sent(const ConstTensorView& mine, Stream stream) {
   return packed;
 }
 
-/// Where the message of each rank goes: to its heads' place if that is in one piece.
+/// Returns the place for each rank's message: that of its heads if it is in one piece.
 std::vector<TensorView> NcclGather::received(const QueryShares& queries) {
   std::byte* room = nullptr;
   std::vector<TensorView> messages;

@@ -48,7 +48,7 @@ struct AttendLimits {
   std::int64_t queries = 1;
   /// Local pages of all sequences together. More pages make the graph invalid: see `generation`.
   std::int64_t pages = 0;
-  /// As StepView's: whether some step of the plan may want it.
+  /// Whether some step of the plan may set StepView::merges_all.
   bool merges_all = false;
   /// Whether steps may share prefixes; otherwise StepView::shared is ignored.
   bool shares_prefixes = false;

@@ -19,7 +19,7 @@ struct ExactCombineOptions {
 
 /// Planned once per step, run once per layer. Attention leaves its rows on the device, in the
 /// messages to their owners. These go over NCCL; or, where the ranks have no NCCL group or
-/// WayKind::kStaged is asked for, by way of the host. Then each owner adds its rows and rounds
+/// WayKind::kStaged is requested, by way of the host. Then each owner adds its rows and rounds
 /// them. Memory grows, and never shrinks.
 ///
 /// With limits, over NCCL, every rank takes part in every row, and every rank gets the rows of

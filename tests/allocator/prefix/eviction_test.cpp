@@ -220,7 +220,7 @@ TEST(PrefixCache, PublishesBeforeTheLastMatchedPageIsCopied) {
   EXPECT_EQ(allocator.match_prefix(other).tokens, 8);
 }
 
-// Two chains whose hashes collide: only the tokens tell them apart.
+// Two chains whose hashes collide: only the tokens distinguish them.
 TEST(PrefixCache, ComparesTokensIfRequested) {
   for (const bool compares : {false, true}) {
     PagePools pools(1, 4);

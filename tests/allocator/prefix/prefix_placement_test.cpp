@@ -1,4 +1,4 @@
-// Where the pages of known prefixes are: ranks, and what a drain keeps.
+// The places of the pages of known prefixes: their ranks, and the pages that a drain keeps.
 #include <gtest/gtest.h>
 
 #include <vector>

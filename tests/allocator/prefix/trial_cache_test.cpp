@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::uint64_t kCells = 8;
 
-/// A cache, and the waits that it is told of.
+/// A cache, and the waits that it counts.
 struct Trial {
   OpenWaits waits{kCells};
   TrialCache cache;
@@ -83,7 +83,7 @@ TEST(TrialCache, KeepsTheCurrentCell) {
   EXPECT_FALSE(trial.cache.holds(0, 0));
 }
 
-// What has ended, or is older than all cells, takes no room.
+// Waits that have ended, or are older than all cells, take no room.
 TEST(TrialCache, CountsThePagesThatItHolds) {
   Trial trial;
   trial.start(0, 10);

@@ -127,7 +127,7 @@ TEST(ExactLimbs, BinsOfSubnormalNumbersAreTheirOwn) {
   expect_equal(sum_in_limbs({{least, 149}, {-5 * least, 151}}), {-19, 0});
 }
 
-TEST(TermScale, TellsWhichTermsNeedAHigherBin) {
+TEST(TermScale, ReportsTermsThatNeedAHigherBin) {
   const auto fits = [](float x, std::int32_t exponent, std::int32_t top) {
     return scale_to(top, exponent)(x) < kTermLimit;
   };

@@ -55,10 +55,10 @@ class Owner {
     }
     process_.emplace(pid);
     // One read suffices: the handle is smaller than a pipe's atomic write.
-    const bool told = read(ends[0], &handle_, sizeof handle_) == sizeof handle_;
+    const bool received = read(ends[0], &handle_, sizeof handle_) == sizeof handle_;
     close(ends[0]);
     close(ends[1]);
-    if (!told) throw Error("the other process told no handle");
+    if (!received) throw Error("the other process sent no handle");
   }
   const MemoryHandle& handle() const { return handle_; }
   void die() { process_->die(); }

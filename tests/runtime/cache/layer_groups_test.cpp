@@ -43,7 +43,7 @@ class LayerGroups : public testing::Test {
   Mesh mesh_{make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu}};
 };
 
-TEST_F(LayerGroups, TakeFromTheCacheWhatTheyDoNotSay) {
+TEST_F(LayerGroups, TakeUnsetOptionsFromTheCache) {
   KvCache cache(mesh_, two_groups());
   EXPECT_EQ(cache.groups(), 2);
   EXPECT_EQ(cache.group_of(0), 0);

@@ -25,7 +25,7 @@ TEST_F(BadStream, LeavesNothingBehind) {
   bad = good_;
   bad[8] = std::byte{1};  // the version
   EXPECT_EQ(refusal(options_, bad), Reason::kForeign);
-  // Also in the last record, after which no other tells the ranks, and in the end mark.
+  // Also in the last record, after which the ranks exchange no other, and in the end mark.
   for (const std::size_t at :
        {std::size_t{20}, good_.size() / 2, good_.size() - 30, good_.size() - 1}) {
     bad = good_;

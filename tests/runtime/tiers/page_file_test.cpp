@@ -32,7 +32,7 @@ class FaultyCalls final : public FileCalls {
     return fail() ? -1 : FileCalls::read(file, to, size);
   }
   ssize_t write(int file, const void* from, std::size_t size) override {
-    // Whole blocks, as O_DIRECT wants them.
+    // Whole blocks, as O_DIRECT requires.
     const std::size_t half = std::max(size / 2 / kFileBlock, std::size_t{1}) * kFileBlock;
     const bool fails = fail();
     const ssize_t written = FileCalls::write(file, from, std::min(size, half));
@@ -151,7 +151,7 @@ TEST_F(PageFiles, EveryCallThatFailsIsAFaultAndLeavesNoPart) {
   EXPECT_GT(calls_of_writes[true], calls_of_writes[false]) << "a file of blocks is cut";
 }
 
-TEST_F(PageFiles, APartThatCannotBeRemovedIsNoPageAndInNobodysWay) {
+TEST_F(PageFiles, APartThatCannotBeRemovedIsNoPageAndDisturbsNone) {
   FileCalls good;
   for (const bool direct : {false, true}) {
     for (int fails = 0;; ++fails) {

@@ -12,7 +12,7 @@
 // kernel of e-1 has ended, whose last block has seen from every rank p that p had begun e-1. p had
 // then ended e-2, on its one stream, and so has read the slot that e and e-2 share. The same holds
 // for what a merge of attention stores on behalf of e, since it runs between the two kernels. The
-// rows themselves would tell the same, but not of a rank that has none for this one.
+// rows themselves would show the same, but not of a rank that has none for this one.
 //
 // Why the epoch is on the device. A graph replays the same parameters, so the kernel counts for
 // itself. An epoch comes again after 2^32 combines; what a place of a slot has held since, without

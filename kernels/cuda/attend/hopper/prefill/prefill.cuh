@@ -17,7 +17,7 @@
 //   cores at dim 128; beside them 64 exponentials a thread and their sums, which take as long. So
 //   the length of a consumer's own path decides, and instructions per score count. The exponents'
 //   reference need not be the row's maximum, only near it: a tile's weights are computed by the
-//   reference of the tiles before, and their sums tell whether it still serves. If it does not,
+//   reference of the tiles before, and their sums show whether it still serves. If it does not,
 //   which is rare after a piece's first tile, the scores are computed again.
 //
 // Sources: FlashAttention-3 (Shah et al., 2024): scores of a tile beside the products of the one
