@@ -8,7 +8,7 @@
 
 #include "comm/combine/peer/peer_window.hpp"
 #include "comm/combine/way_table/agreed_table.hpp"
-#include "comm/subset.hpp"
+#include "comm/common/subset.hpp"
 #include "core/check.hpp"
 #include "core/cuda/device_wait.hpp"
 #include "core/cuda/memory.hpp"

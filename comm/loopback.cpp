@@ -17,9 +17,9 @@
 #include <thread>
 #include <utility>
 
-#include "comm/communicator_base.hpp"
-#include "comm/size_mismatch.hpp"
-#include "comm/split_members.hpp"
+#include "comm/common/communicator_base.hpp"
+#include "comm/common/size_mismatch.hpp"
+#include "comm/common/split_members.hpp"
 #include "core/check.hpp"
 
 namespace kvmesh {

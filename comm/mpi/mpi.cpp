@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <thread>
 
-#include "comm/communicator_base.hpp"
+#include "comm/common/communicator_base.hpp"
+#include "comm/common/split_members.hpp"
 #include "comm/mpi/requests.hpp"
-#include "comm/split_members.hpp"
 #include "core/check.hpp"
 
 namespace kvmesh {

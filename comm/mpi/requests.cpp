@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <array>
 
-#include "comm/size_mismatch.hpp"
+#include "comm/common/size_mismatch.hpp"
 #include "core/threads/back_off.hpp"
 
 namespace kvmesh {

@@ -11,9 +11,9 @@
 #include <boost/asio/write.hpp>
 #include <optional>
 
-#include "comm/communicator_base.hpp"
-#include "comm/size_mismatch.hpp"
-#include "comm/split_members.hpp"
+#include "comm/common/communicator_base.hpp"
+#include "comm/common/size_mismatch.hpp"
+#include "comm/common/split_members.hpp"
 #include "comm/tcp/rendezvous.hpp"
 #include "core/check.hpp"
 

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "comm/combine/combine_way.hpp"
-#include "comm/subset.hpp"
+#include "comm/common/subset.hpp"
 #include "kvmesh/device_group.hpp"
 
 namespace kvmesh {

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "comm/size_mismatch.hpp"
+#include "comm/common/size_mismatch.hpp"
 
 namespace kvmesh {
 

@@ -1,4 +1,4 @@
-#include "comm/subset.hpp"
+#include "comm/common/subset.hpp"
 
 #include <algorithm>
 

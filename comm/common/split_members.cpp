@@ -1,4 +1,4 @@
-#include "comm/split_members.hpp"
+#include "comm/common/split_members.hpp"
 
 #include <algorithm>
 

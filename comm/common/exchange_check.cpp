@@ -1,4 +1,4 @@
-#include "comm/exchange_check.hpp"
+#include "comm/common/exchange_check.hpp"
 
 #include <algorithm>
 #include <cstring>

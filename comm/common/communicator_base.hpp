@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "comm/exchange_check.hpp"
+#include "comm/common/exchange_check.hpp"
 #include "core/check.hpp"
 #include "kvmesh/communicator.hpp"
 
