@@ -50,6 +50,12 @@ void BulkCopy::copy_uncached(void* to, const void* from, std::size_t bytes, cons
    static_cast<const std::uint8_t*>(next == nullptr ? from : next));
 }
 
+void BulkCopy::fetch(const void* from, std::size_t bytes) {
+  constexpr std::size_t kLine = 64;
+  for (std::size_t line = 0; line < bytes; line += kLine)
+    hwy::Prefetch(static_cast<const std::uint8_t*>(from) + line);
+}
+
 void BulkCopy::finish() { hwy::FlushStream(); }
 
 }  // namespace kvmesh

@@ -22,15 +22,18 @@ class BulkCopy {
   BulkCopy(const BulkCopy&) = delete;
   BulkCopy& operator=(const BulkCopy&) = delete;
 
-  /// A piece that is written past the caches is in the nearest one afterwards, as are as many bytes
-  /// from `next` on, if the caller says which piece it will read then. REQUIRES: the two ranges do
+  /// Also fetches as many bytes from `next` on, if the caller says which piece it will read then.
+  /// Of a piece of a few KiB, the nearest cache has both afterwards. REQUIRES: the two ranges do
   /// not overlap.
   void operator()(void* to, const void* from, std::size_t bytes, const void* next = nullptr) const {
-    is_uncached_ ? copy_uncached(to, from, bytes, next) : void(std::memcpy(to, from, bytes));
+    if (is_uncached_) return copy_uncached(to, from, bytes, next);
+    if (next != nullptr) fetch(next, bytes);
+    std::memcpy(to, from, bytes);
   }
 
  private:
   static void copy_uncached(void* to, const void* from, std::size_t bytes, const void* next);
+  static void fetch(const void* from, std::size_t bytes);
   static void finish();
 
   bool is_uncached_;
