@@ -19,7 +19,7 @@ class RecordTransfer {
   RecordTransfer(const CacheParts& cache, const SequenceHeader& header, SequenceId sequence,
                  StreamWay way, Outcome& outcome);
 
-  /// Those of `send`, in the stream's order.
+  /// Returns the batches to `send`, in this order.
   std::span<const RecordBatch> batches() const { return batches_; }
   /// Export: packs this rank's part of each record, collects all parts on rank 0 and writes the
   /// records there. Collective.
