@@ -1,11 +1,12 @@
-// Measures the export of a sequence and its import, on one rank of one thread, beside plain copies,
-// writes and reads of as many bytes, turn by turn in one run: to and from memory that was written
-// before, memory that is new, a file and a socket.
+// Measures the export of a sequence and its import, on one rank, beside plain copies, writes and
+// reads of as many bytes by one thread, turn by turn in one run: to and from memory that was
+// written before, memory that is new, a file and a socket.
 //
-//   stream_bench [tokens] [folder] [cpu|cuda]
+//   stream_bench [tokens] [folder] [cpu|cuda] [threads]
 //
-// Each token has 64 KiB: 16 layers, 8 heads of dim 128, bfloat16. On a GPU the plain ways also copy
-// the bytes from or to the device, as one block.
+// The mesh has as many threads as by default, or `threads`. Each token has 64 KiB: 16 layers, 8
+// heads of dim 128, bfloat16. On a GPU the plain ways also copy the bytes from or to the device, as
+// one block.
 //
 // Gigabytes of keys and values per second, median of the turns, and the median of the turns' ratios
 // to the plain way with their p10 and p90. Files are synced; another thread, at the socket's other
@@ -142,10 +143,10 @@ void make_stream(std::int64_t tokens, ByteSink& sink) {
 
 class Bench {
  public:
-  Bench(std::int64_t tokens, std::string folder, DeviceChoice device)
+  Bench(std::int64_t tokens, std::string folder, DeviceChoice device, int threads)
       : bytes_(static_cast<std::size_t>(tokens) * kLayers * kHeads * kDim * 2 * 2),
         file_(std::move(folder) + "/stream_bench." + std::to_string(::getpid())),
-        mesh_(make_single_communicator(), {.threads = 1, .device = device}),
+        mesh_(make_single_communicator(), {.threads = threads, .device = device}),
         cache_(mesh_, cache_of(tokens)),
         from_(bytes_, std::byte{1}),
         to_(bytes_),
@@ -155,6 +156,7 @@ class Bench {
     MemorySource source(stream_);
     sequence_ = cache_.import_sequence(&source).sequence;
     if (device == DeviceChoice::kCuda) on_device_ = cuda_memory::allocate(0, bytes_);
+    std::printf("%d threads\n", mesh_.threads().threads());
   }
 
   void memory() {
@@ -271,7 +273,8 @@ int main(int argc, char** argv) {
   Bench bench(
       argc > 1 ? std::atoll(argv[1]) : 4096,
       argc > 2 ? argv[2] : std::filesystem::temp_directory_path().string(),
-      argc > 3 && std::string_view(argv[3]) == "cuda" ? DeviceChoice::kCuda : DeviceChoice::kCpu);
+      argc > 3 && std::string_view(argv[3]) == "cuda" ? DeviceChoice::kCuda : DeviceChoice::kCpu,
+      argc > 4 ? std::atoi(argv[4]) : 0);
   bench.memory();
   bench.file();
   bench.socket();

@@ -19,14 +19,20 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr std::size_t kLine = 64;
 
 /// Whole lines of the destination are streamed; an incomplete one would be read, changed, written.
-void CopyUncached(std::uint8_t* to, const std::uint8_t* from, std::size_t bytes) {
+/// The next piece is fetched along with them: processors do not guess where it is, and wait for its
+/// first lines otherwise. A fetch past its end reads nothing, wherever that is.
+void CopyUncached(std::uint8_t* to, const std::uint8_t* from, std::size_t bytes,
+                  const std::uint8_t* next) {
   const hn::CappedTag<std::uint8_t, kLine> lanes;
   const std::size_t to_line = (0 - reinterpret_cast<std::uintptr_t>(to)) % kLine;
   const std::size_t first = std::min(bytes, to_line);
   const std::size_t last = first + (bytes - first) / kLine * kLine;
   std::memcpy(to, from, first);
-  for (std::size_t at = first; at < last; at += hn::Lanes(lanes))
-    hn::Stream(hn::LoadU(lanes, from + at), lanes, to + at);
+  for (std::size_t line = first; line < last; line += kLine) {
+    hwy::Prefetch(next + line);
+    for (std::size_t at = line; at < line + kLine; at += hn::Lanes(lanes))
+      hn::Stream(hn::LoadU(lanes, from + at), lanes, to + at);
+  }
   std::memcpy(to + last, from + last, bytes - last);
 }
 
@@ -38,9 +44,16 @@ namespace kvmesh {
 
 HWY_EXPORT(CopyUncached);
 
-void BulkCopy::copy_uncached(void* to, const void* from, std::size_t bytes) {
+void BulkCopy::copy_uncached(void* to, const void* from, std::size_t bytes, const void* next) {
   HWY_DYNAMIC_DISPATCH(CopyUncached)
-  (static_cast<std::uint8_t*>(to), static_cast<const std::uint8_t*>(from), bytes);
+  (static_cast<std::uint8_t*>(to), static_cast<const std::uint8_t*>(from), bytes,
+   static_cast<const std::uint8_t*>(next == nullptr ? from : next));
+}
+
+void BulkCopy::fetch(const void* from, std::size_t bytes) {
+  constexpr std::size_t kLine = 64;
+  for (std::size_t line = 0; line < bytes; line += kLine)
+    hwy::Prefetch(static_cast<const std::uint8_t*>(from) + line);
 }
 
 void BulkCopy::finish() { hwy::FlushStream(); }

@@ -22,13 +22,18 @@ class BulkCopy {
   BulkCopy(const BulkCopy&) = delete;
   BulkCopy& operator=(const BulkCopy&) = delete;
 
-  /// REQUIRES: the two ranges do not overlap.
-  void operator()(void* to, const void* from, std::size_t bytes) const {
-    is_uncached_ ? copy_uncached(to, from, bytes) : void(std::memcpy(to, from, bytes));
+  /// Also fetches as many bytes from `next` on, if the caller says which piece it will read then.
+  /// Of a piece of a few KiB, the nearest cache has both afterwards. REQUIRES: the two ranges do
+  /// not overlap.
+  void operator()(void* to, const void* from, std::size_t bytes, const void* next = nullptr) const {
+    if (is_uncached_) return copy_uncached(to, from, bytes, next);
+    if (next != nullptr) fetch(next, bytes);
+    std::memcpy(to, from, bytes);
   }
 
  private:
-  static void copy_uncached(void* to, const void* from, std::size_t bytes);
+  static void copy_uncached(void* to, const void* from, std::size_t bytes, const void* next);
+  static void fetch(const void* from, std::size_t bytes);
   static void finish();
 
   bool is_uncached_;

@@ -232,7 +232,7 @@ class KvCache {
   ///       rank, also on ranks where the call succeeded. To go back, truncate them to their old
   ///       lengths on every rank. A sequence that shared its last, partly filled page with a fork
   ///       may lack the copy of that page: truncate it to whole pages or erase it. Going back needs
-  ///       working communicators, and on a GPU no Timeout of a copy: it may yet write its page.
+  ///       working communicators. On a GPU a copy that was late ends before pages are used again.
   ///   Timeout or NcclError of the first wait; Error while kernels are compiled or the limits'
   ///   memory is allocated
   ///       this rank is unchanged. But ranks where this succeeded have appended, and the allocators

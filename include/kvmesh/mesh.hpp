@@ -28,7 +28,8 @@ struct MeshOptions {
   /// ranks. Along the other axis, size / head_parallel ranks hold different pages of the same
   /// heads.
   int head_parallel = 1;
-  /// Threads of this rank's CPU backend; 0: its share of the cores that the process may use.
+  /// Threads of this rank: of a CPU's backend, and on any device of exports and imports. 0: its
+  /// share of the cores that the process may use.
   int threads = 0;
   /// The kind of memory of pages and tensors. Programs that pass host memory need kCpu.
   DeviceChoice device = DeviceChoice::kCpu;

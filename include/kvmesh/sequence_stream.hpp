@@ -52,8 +52,9 @@ class ByteSink {
   /// The stream will have this many bytes more.
   virtual void expect(std::size_t /*size_bytes*/) {}
   virtual void write(std::span<const std::byte> bytes) = 0;
-  /// Returns memory of the sink for the stream's next bytes, which the caller writes there before
-  /// its next call, and so spares a copy; or nothing, if the sink takes them by write() alone.
+  /// Returns memory of the sink for the stream's next bytes, of one record or several, which the
+  /// caller writes there before its next call, on any of its threads, and so spares a copy; or
+  /// nothing, if the sink takes these by write() alone.
   virtual std::span<std::byte> room(std::size_t /*size_bytes*/) { return {}; }
   /// The stream is complete.
   virtual void finish() {}

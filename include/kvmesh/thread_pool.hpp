@@ -1,4 +1,4 @@
-// The threads of one rank's CPU backend.
+// The threads of one rank.
 #pragma once
 
 #include <cstdint>

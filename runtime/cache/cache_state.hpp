@@ -52,16 +52,22 @@ class KvCache::State {
   void pages_taken(std::optional<Stream> after = {}) {
     if (tiers) tiers->pages_taken(after);
   }
-  /// Waits until tiers, and a stream that was given up, have read and written all pages: before
+  /// Waits until tiers, and moves that were given up, have read and written all pages: before
   /// anyone else does.
   void wait_for_move_streams() {
     if (tiers) tiers->wait();
-    staging.wait(mesh.world());
+    wait_for_late_moves();
   }
-  /// The work to come on `stream` does so; on the CPU as wait_for_move_streams.
+  /// Does so for the moves of imports, exports and copies that were given up.
+  void wait_for_late_moves() {
+    staging.wait(mesh.world());
+    for (CacheGroup& group : groups) group.backend->after_late_moves({});
+  }
+  /// The work to come on `stream` runs after them; on the CPU as wait_for_move_streams.
   void order_after_move_streams(Stream stream) {
     if (tiers) tiers->before(stream);
     staging.before(stream);
+    for (CacheGroup& group : groups) group.backend->after_late_moves(stream);
   }
 
   CacheGroup& group_of(int layer) { return groups[index_of_group(layer)]; }

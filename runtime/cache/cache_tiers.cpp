@@ -38,6 +38,7 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<Cache
 void CacheTiers::copy_after(std::optional<Stream> stream) {
   if (!stream) return groups_.front().backend->wait_idle();
   staging_.before(*stream);
+  for (CacheGroup& group : groups_) group.backend->after_late_moves(stream);
   if (mesh_.device().kind == DeviceKind::kCpu) return;
   for (const auto& tiers : tiers_) tiers->copies().after(*stream);
 }

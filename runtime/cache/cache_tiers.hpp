@@ -25,8 +25,8 @@ namespace kvmesh {
 /// that fails sends a number for it in these exchanges, so that no other waits for it.
 class CacheTiers {
  public:
-  /// Its copies run after late moves of `staging`. REQUIRES: all but the options and `calls`
-  /// outlive it, `staging` all but its destructor.
+  /// Its copies run after late moves of `staging` and of the groups' backends. REQUIRES: all but
+  /// the options and `calls` outlive it, `staging` all but its destructor.
   /// @throws OutOfMemory on every rank if a rank has no room for its host tier. Collective.
   CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
              const PoolStorage& pools, Staging& staging,

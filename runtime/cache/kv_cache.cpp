@@ -176,11 +176,15 @@ void KvCache::State::let_go() noexcept {
 
 KvCache::State::~State() {
   let_go();
-  try {
-    staging.wait(mesh.kv_comm());  // which the mesh owns; its world may be gone
-  } catch (const std::exception&) {
-    // The error is dropped: no one is left who uses the pages.
-  }
+  const auto end = [](const auto& wait) noexcept {
+    try {
+      wait();
+    } catch (const std::exception&) {
+      // The error is dropped: no one is left who uses the pages.
+    }
+  };
+  end([&] { staging.wait(mesh.kv_comm()); });  // which the mesh owns; its world may be gone
+  for (CacheGroup& group : groups) end([&] { group.backend->after_late_moves({}); });
   for (CacheUser* user : users) user->cache_ends();
 }
 
@@ -292,7 +296,7 @@ TensorView KvCache::sequence_state(int layer, SequenceId sequence) {
   require(group.has_states(), "cache: layer {} holds keys and values, not states", layer);
   const std::span<const PageId> pages = group.allocator.pages(sequence);
   if (pages.empty() || pages[0].rank() != state().mesh.page_rank()) return {};
-  state().staging.wait(state().mesh.world());
+  state().wait_for_late_moves();
   const TensorView all = state().pools.layer(layer)[0];  // [pages, 1, 1, elements]
   const std::int64_t elements = all.shape[3];
   return {static_cast<float*>(all.data) + pages[0].index() * elements,

@@ -17,7 +17,8 @@ namespace kvmesh {
 ///
 /// A move for which an import or export has stopped to wait goes on, and may write pages that the
 /// import has given back. All ranks give them back at once, so that their allocators stay the same;
-/// on the rank with the late move, the next use of any page comes after it (`wait`, `before`).
+/// on the rank with the late move, the next use of any page comes after it (`wait`, `before`), as
+/// after late copies of pages (Backend::after_late_moves).
 struct Staging {
   /// The size of a buffer, unless a record has more. One launch and one copy move as many
   /// (PageCopier).

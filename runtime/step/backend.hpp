@@ -116,6 +116,10 @@ class Backend {
     static_cast<void>(on);
     return {};
   }
+  /// Moves of `device_moves` without a stream that were not done at the deadline go on. The work to
+  /// come on `stream` runs after them; without one it blocks until they are done.
+  /// @throws Timeout, Error if the device has failed.
+  virtual void after_late_moves(std::optional<Stream> stream) { static_cast<void>(stream); }
   /// Returns a new stream of a GPU, for page moves beside the steps; null on the CPU.
   virtual std::unique_ptr<MoveStream> make_move_stream() { return nullptr; }
   /// Copies the tokens at `from` to the slots `to`. A slot may be in both lists: all tokens are

@@ -15,6 +15,7 @@
 #include "kernels/cuda/pool/token_mover.hpp"
 #include "runtime/step/backend.hpp"
 #include "runtime/step/cuda_attend_options.hpp"
+#include "runtime/step/device_mover.hpp"
 #include "runtime/step/exact/cuda_exact_combine.hpp"
 #include "runtime/step/exact/exact_step.hpp"
 #include "runtime/step/sent_pages.hpp"
@@ -330,14 +331,9 @@ class CudaBackend : public Backend {
   }
 
   DeviceMoves device_moves(std::optional<Stream> on) override {
-    return [this, on](const PageMoves& moves) {
-      if (!moves_) moves_ = make_move_stream();
-      if (on) moves_->after(*on);
-      moves_->move(moves);
-      if (on) return moves_->before(*on);
-      context_.mesh.wait_until([this] { return moves_->is_done(); }, "move pages");
-    };
+    return [this, on](const PageMoves& moves) { pages_.move(moves, on); };
   }
+  void after_late_moves(std::optional<Stream> stream) override { pages_.after_late_moves(stream); }
   std::unique_ptr<MoveStream> make_move_stream() override {
     return std::make_unique<CudaMoveStream>(
         context_.mesh.device().index, [this](const CudaMoveStream::IsDone& is_done) {
@@ -371,7 +367,10 @@ class CudaBackend : public Backend {
 
   CudaContext context_;
   cuda::TokenMover mover_;
-  std::unique_ptr<MoveStream> moves_;
+  DeviceMover pages_{[this] { return make_move_stream(); },
+                     [this](const DeviceMover::IsDone& is_done) {
+                       context_.mesh.wait_until(is_done, "move pages");
+                     }};
 };
 
 }  // namespace

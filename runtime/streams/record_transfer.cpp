@@ -5,7 +5,11 @@
 namespace kvmesh {
 namespace {
 
-constexpr std::size_t kSumBytes = sizeof(std::uint32_t);
+// Rows in host memory are gathered as many at a time: enough for all threads, and little beside the
+// memory of the stream.
+constexpr std::size_t kBatchBytes = std::size_t{4} << 20;
+// What a sink takes by write(), it reads from a cache.
+constexpr std::size_t kWrittenBytes = std::size_t{1} << 20;
 
 }  // namespace
 
@@ -16,11 +20,15 @@ RecordTransfer::RecordTransfer(const CacheParts& cache, const SequenceHeader& he
       header_(header),
       sequence_(sequence),
       bytes_of_all_(bytes_after(header)),
-      parts_(static_cast<std::size_t>(world_.size())) {
+      threads_(cache.mesh.threads()) {
+  Staging& staging = cache.staging;
   outcome.run([&] {
-    Staging& staging = cache.staging;
     if (!staging.stream) staging.stream = cache.groups[0].backend->make_move_stream();
-    if (staging.stream) staged_.emplace(cache, header, sequence, way);
+  });
+  batches_ = batches_of(header, cache.mesh.head_parallel(),
+                        staging.stream ? staging.batch_bytes : kBatchBytes);
+  outcome.run([&] {
+    if (staging.stream) staged_.emplace(cache, batches_, sequence, way);
   });
 }
 
@@ -28,40 +36,49 @@ PageRank RecordTransfer::page_rank(int rank) const {
   return cache_.mesh.membership().page_rank(Rank{rank / cache_.mesh.head_parallel()});
 }
 
-/// Fills runs_, and the moves of the parts that this rank has to do with: rank 0 with all.
-void RecordTransfer::find_runs(const RecordPlace& place, std::int64_t tokens) {
+/// Returns the record of this index among those that move now.
+RecordTransfer::Record& RecordTransfer::find_runs(std::size_t index, const RecordPlace& place,
+                                                  std::int64_t tokens) {
+  if (index == records_.size()) records_.emplace_back();
+  Record& record = records_[index];
+  record.place = place;
+  record.tokens = tokens;
+  record.runs = runs_of(cache_.groups[place.group], sequence_, place.first, tokens);
+  record.parts.resize(static_cast<std::size_t>(world_.size()));
   const int me = world_.rank().value;
-  runs_ = runs_of(cache_.groups[place.group], sequence_, place.first, tokens);
   for (int rank = 0; rank < world_.size(); ++rank)
-    if (me == 0 || me == rank) part(rank).moves = moves_on(page_rank(rank), runs_);
+    if (me == 0 || me == rank)
+      record.parts[static_cast<std::size_t>(rank)].moves = moves_on(page_rank(rank), record.runs);
+  return record;
 }
 
 /// Brings this rank's rows of a record together for rank 0.
-void RecordTransfer::pack(const PageMover& mover, const RecordPlace& place) {
-  const std::span<const int> layer(&place.layer, 1);
-  Part& mine = part(world_.rank().value);
+void RecordTransfer::pack(const PageMover& mover, Record& record) {
+  const std::span<const int> layer(&record.place.layer, 1);
+  Part& mine = record.parts[static_cast<std::size_t>(world_.rank().value)];
   if (!staged_) {
     return mover.move(layer, mine.moves, mover.my_pools(), {.packed = mine.packed.data()}, {});
   }
-  const std::vector<std::byte*> staged = staged_->find(place);
+  const std::vector<std::byte*> staged = staged_->find(record.place);
   const std::vector<std::byte*> packed = mover.places(layer, mine.moves, mine.packed.data());
   for (std::size_t i = 0; i < staged.size(); ++i)
     std::memcpy(packed[i], staged[i], mover.bytes(layer, mine.moves[i].tokens));
 }
 
 /// Rank 0 receives the rows of all others; its own stay where they are.
-void RecordTransfer::collect(const PageMover& mover, const RecordPlace& place, Outcome& outcome) {
+void RecordTransfer::collect(const PageMover& mover, Record& record, Outcome& outcome) {
   const int me = world_.rank().value;
   std::vector<Outgoing> outgoing;
   std::vector<Incoming> incoming;
   for (int rank = 1; rank < world_.size(); ++rank) {
-    Part& rows = part(rank);
+    Part& rows = record.parts[static_cast<std::size_t>(rank)];
     if (rows.moves.empty()) continue;
     std::size_t bytes = 0;
-    for (const PageMove& move : rows.moves) bytes += mover.bytes({&place.layer, 1}, move.tokens);
+    for (const PageMove& move : rows.moves)
+      bytes += mover.bytes({&record.place.layer, 1}, move.tokens);
     rows.packed.resize(bytes);
     if (rank == me) {
-      outcome.run([&] { pack(mover, place); });
+      outcome.run([&] { pack(mover, record); });
       outgoing.push_back({Rank{0}, rows.packed});
     } else {
       incoming.push_back({Rank{rank}, rows.packed});
@@ -70,9 +87,15 @@ void RecordTransfer::collect(const PageMover& mover, const RecordPlace& place, O
   world_.exchange(outgoing, incoming, "export");
 }
 
+RecordRows RecordTransfer::rows_of(const Record& record) const {
+  return {header_.groups[record.place.group], record.place, record.tokens, record.runs,
+          cache_.mesh.head_parallel()};
+}
+
 void RecordTransfer::place_part(RecordRows& rows, int rank, const PageMover& mover,
-                                const RecordPlace& place) {
-  Part& of = part(rank);
+                                Record& record) {
+  Part& of = record.parts[static_cast<std::size_t>(rank)];
+  const RecordPlace& place = record.place;
   const auto lie = [&] {
     if (rank != world_.rank().value)
       return mover.rows(of.moves, mover.places({&place.layer, 1}, of.moves, of.packed.data()));
@@ -82,31 +105,37 @@ void RecordTransfer::place_part(RecordRows& rows, int rank, const PageMover& mov
   rows.place(page_rank(rank), rank % cache_.mesh.head_parallel(), lie());
 }
 
-void RecordTransfer::send(const RecordPlace& place, std::int64_t tokens, ByteSink* sink,
-                          Outcome& outcome) {
-  const PageMover mover(cache_.pools, place.group);
-  find_runs(place, tokens);
-  collect(mover, place, outcome);
-  outcome.run_on_first(world_, [&] {
-    RecordRows rows(header_.groups[place.group], tokens, runs_, cache_.mesh.head_parallel());
-    for (int rank = 0; rank < world_.size(); ++rank) place_part(rows, rank, mover, place);
-    write(rows, place, tokens, *sink);
+void RecordTransfer::send(const RecordBatch& batch, ByteSink* sink, Outcome& outcome) {
+  const PageMover mover(cache_.pools, batch.group);
+  std::vector<RecordRows> all;
+  std::size_t records = 0;
+  for_each_record(batch, [&](const RecordPlace& place, std::int64_t tokens) {
+    Record& record = find_runs(records++, place, tokens);
+    collect(mover, record, outcome);
+    outcome.run_on_first(world_, [&] {
+      RecordRows& rows = all.emplace_back(rows_of(record));
+      for (int rank = 0; rank < world_.size(); ++rank) place_part(rows, rank, mover, record);
+    });
   });
+  outcome.run_on_first(world_, [&] { write(all, *sink); });
 }
 
-void RecordTransfer::write(const RecordRows& rows, const RecordPlace& place, std::int64_t tokens,
-                           ByteSink& sink) {
-  const std::size_t bytes = record_bytes(header_.groups[place.group], tokens);
-  std::span<std::byte> room = sink.room(bytes + kSumBytes);
-  const bool is_in_sink = !room.empty();
-  if (!is_in_sink) {
-    record_.resize(bytes + kSumBytes);
-    room = record_;
+/// Writes records into the sink's memory, or as many at a time as a cache keeps.
+void RecordTransfer::write(std::span<const RecordRows> rows, ByteSink& sink) {
+  const auto bytes_of = [](const RecordRows& record) { return record.size_bytes() + kSumBytes; };
+  std::size_t all = 0;
+  for (const RecordRows& record : rows) all += bytes_of(record);
+  if (const std::span<std::byte> room = sink.room(all); !room.empty())
+    return threads_.gather(rows, room, bytes_of_all_);
+  while (!rows.empty()) {
+    std::size_t some = 1, bytes = bytes_of(rows[0]);
+    while (some < rows.size() && bytes + bytes_of(rows[some]) <= kWrittenBytes)
+      bytes += bytes_of(rows[some++]);
+    record_.resize(bytes);
+    threads_.gather(rows.first(some), record_, 0);
+    sink.write(record_);
+    rows = rows.subspan(some);
   }
-  const BulkCopy copy(is_in_sink ? bytes_of_all_ : 0);
-  const std::uint32_t sum = rows.gather(room.data(), copy, checksum_before(place), joins_);
-  std::memcpy(room.data() + bytes, &sum, kSumBytes);
-  if (!is_in_sink) sink.write(room);
 }
 
 /// Returns a record and its checksum, read by rank 0; nothing if that has failed before or now.
@@ -123,31 +152,33 @@ std::span<const std::byte> RecordTransfer::fetch(std::size_t bytes, ByteSource* 
 
 bool RecordTransfer::receive(const RecordPlace& place, std::int64_t tokens, ByteSource* source,
                              Outcome& outcome) {
-  find_runs(place, tokens);
+  Record& record = find_runs(0, place, tokens);
   if (world_.size() == 1) {
-    outcome.run([&] { keep(place, tokens, *source); });
+    outcome.run([&] { keep(record, *source); });
     return !outcome.failed();
   }
   const std::size_t bytes = record_bytes(header_.groups[place.group], tokens);
-  const std::span<const std::byte> record = fetch(bytes + kSumBytes, source, outcome);
-  if (record.empty()) return false;
-  MemorySource of_all(record);
-  outcome.run([&] { keep(place, tokens, of_all); });
+  const std::span<const std::byte> fetched = fetch(bytes + kSumBytes, source, outcome);
+  if (fetched.empty()) return false;
+  MemorySource of_all(fetched);
+  outcome.run([&] { keep(record, of_all); });
   return true;
 }
 
 /// Rank 0 checks what all keep.
-void RecordTransfer::keep(const RecordPlace& place, std::int64_t tokens, ByteSource& source) {
-  const PageMover mover(cache_.pools, place.group);
+void RecordTransfer::keep(Record& record, ByteSource& source) {
+  const PageMover mover(cache_.pools, record.place.group);
   const int me = world_.rank().value;
-  RecordRows rows(header_.groups[place.group], tokens, runs_, cache_.mesh.head_parallel());
-  place_part(rows, me, mover, place);
-  std::uint32_t sum = checksum_before(place);
-  {
+  RecordRows rows = rows_of(record);
+  place_part(rows, me, mover, record);
+  std::uint32_t sum = rows.sum_before();
+  if (const auto bytes = source.view(rows.size_bytes()); !bytes.empty()) {
+    sum = threads_.scatter(rows, bytes, bytes_of_all_, me == 0);
+  } else {
     const BulkCopy copy(bytes_of_all_);
     rows.scatter(source, buffer_, copy, me == 0 ? &sum : nullptr);
   }
-  if (me == 0) check_record(place, sum, read_checksum(source));
+  if (me == 0) check_record(record.place, sum, read_checksum(source));
 }
 
 void RecordTransfer::finish(Outcome& outcome) {

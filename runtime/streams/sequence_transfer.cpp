@@ -161,9 +161,7 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
     cache.wait_idle();
   });
   RecordTransfer transfer(parts, header, sequence, StreamWay::kExport, outcome);
-  for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
-    transfer.send(place, tokens, sink, outcome);
-  });
+  for (const RecordBatch& batch : transfer.batches()) transfer.send(batch, sink, outcome);
   outcome.agree(world);  // no end mark after rows that a rank could not read
   outcome.run_on_first(world, [&] { write_end(*sink); });
   outcome.agree(world);

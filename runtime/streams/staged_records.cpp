@@ -39,12 +39,9 @@ std::vector<RecordBatch> batches_of(const SequenceHeader& header, int head_paral
   return batches;
 }
 
-StagedRecords::StagedRecords(const CacheParts& cache, const SequenceHeader& header,
+StagedRecords::StagedRecords(const CacheParts& cache, std::span<const RecordBatch> batches,
                              SequenceId sequence, StreamWay way)
-    : cache_(cache),
-      sequence_(sequence),
-      way_(way),
-      batches_(batches_of(header, cache.mesh.head_parallel(), cache.staging.batch_bytes)) {
+    : cache_(cache), sequence_(sequence), way_(way), batches_(batches) {
   std::size_t bytes = cache.staging.batch_bytes;
   for (const RecordBatch& batch : batches_) bytes = std::max(bytes, batch.size_bytes);
   for (std::size_t i = 0; i < std::min(cache.staging.buffers.size(), batches_.size()); ++i) {

@@ -8,6 +8,7 @@
 //            host            │ rows of 0     │ rows of 1     │ rows of 2     │
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -36,15 +37,25 @@ struct RecordBatch {
 std::vector<RecordBatch> batches_of(const SequenceHeader& header, int head_parallel,
                                     std::size_t most_bytes);
 
+/// Calls `body(place, tokens)` for all records of a batch in the stream's order.
+template <class Body>
+void for_each_record(const RecordBatch& batch, const Body& body) {
+  const std::int64_t end = batch.first + batch.tokens;
+  for (std::int64_t first = batch.first; first < end; first += kRecordTokens)
+    for (const int layer : batch.layers)
+      body(RecordPlace{first, layer, batch.group}, std::min(kRecordTokens, end - first));
+}
+
 enum class StreamWay : std::uint8_t { kExport, kImport };
 
 /// This rank's rows of all records of a stream.
 class StagedRecords {
  public:
-  /// Takes the cache's buffers. REQUIRES: the staging has a stream, whose moves are done; all but
-  /// the id outlives it, and nothing else reads or writes the sequence's pages meanwhile.
+  /// Takes the cache's buffers. REQUIRES: the staging has a stream, whose moves are done; the parts
+  /// of the cache and the batches outlive it, and nothing else reads or writes the sequence's pages
+  /// meanwhile.
   /// @throws Error without memory.
-  StagedRecords(const CacheParts& cache, const SequenceHeader& header, SequenceId sequence,
+  StagedRecords(const CacheParts& cache, std::span<const RecordBatch> batches, SequenceId sequence,
                 StreamWay way);
   /// Waits for a move that is under way, at most for the deadline: the caller may give up pages.
   ~StagedRecords();
@@ -78,7 +89,7 @@ class StagedRecords {
   CacheParts cache_;
   SequenceId sequence_;
   StreamWay way_;
-  std::vector<RecordBatch> batches_;
+  std::span<const RecordBatch> batches_;
   std::size_t entered_ = 0;        // batches; the host works on the last of them
   std::array<Layout, 2> layouts_;  // of batch i the one at i % 2, as are the buffers
   bool is_moving_ = false;

@@ -263,7 +263,7 @@ PlannedTasks plan_decode(int kv_heads, const std::vector<std::int64_t>& lengths)
   plan_together(plans, lists, {.sequences = sequences}, upload, stream);
   stream.wait();
   const cuda::PlannedLaunch& launch = plan.launch(cuda::kShortLaunch);
-  return {download(launch.tasks, download(launch.task_count, 1)[0]),
+  return {download(launch.tasks, download(launch.task_counts, 1)[0].tasks),
           download(plan.merges(), download(plan.merges_made(), 1)[0])};
 }
 
@@ -293,6 +293,58 @@ TEST(DevicePlan, PlacesThePiecesOfAllHeadsSideBySide) {
     if (head == kHeads - 1) keys += task.keys;
   }
   EXPECT_EQ(keys, 131072 + 100);
+}
+
+// Shared rows get the multiprocessors of their share of the work. The first thread blocks of the
+// other launch, for which there is room beside them, have pieces without a claim.
+TEST(DevicePlan, SharedRowsLeaveMultiprocessorsToOthers) {
+  constexpr std::int32_t kSequences = 32, kSharedPages = 512, kOwnPages = 16;
+  constexpr int kMultiprocessors = 132, kShortBlocks = 3;
+  const cuda::DeviceMods mods(ScoreMod().graph(), MaskMod().graph());
+  cuda::DevicePlan::Options options;
+  options.shape = {.q_heads = 64, .kv_heads = 8, .k_dim = 128, .v_dim = 128, .page_size = 16};
+  options.may_share = true;
+  options.rows_of_own_token = 96;
+  options.launches.fill({.rows = 128,
+                         .resident_blocks = kMultiprocessors,
+                         .multiprocessors = kMultiprocessors,
+                         .tile_keys = 128});
+  options.launches[cuda::kShortLaunch] = {.rows = 8,
+                                          .resident_blocks = kShortBlocks * kMultiprocessors,
+                                          .multiprocessors = kMultiprocessors};
+  cuda::DevicePlan plan(kernels(), options, mods, std::nullopt);
+  cuda::PageLists lists;
+  std::vector<AttendSequence> sequences;
+  SharedPrefix prefix{.pages = kSharedPages};
+  for (std::int32_t s = 0; s < kSequences; ++s) {
+    std::vector<LocalPage> pages;
+    for (std::int32_t page = 0; page < kSharedPages; ++page) pages.push_back({page, page});
+    for (std::int32_t page = 0; page < kOwnPages; ++page) {
+      pages.push_back({kSharedPages + s * kOwnPages + page, kSharedPages + page});
+    }
+    const auto list = static_cast<std::size_t>(s);
+    lists.change(list, 0, pages);
+    const std::int64_t tokens = 16 * (kSharedPages + kOwnPages);
+    sequences.push_back({.queries = 1, .kv_len = tokens, .appended = 1, .list = list});
+    prefix.sequences.push_back(s);
+  }
+  const std::vector<SharedPrefix> prefixes{prefix};
+  const SharedPrefixRules rules{.page_size = 16, .most_queries = plan.most_shared_queries()};
+  const Stream stream;
+  cuda::Upload upload;
+  cuda::DevicePlan* const plans[] = {&plan};
+  plan_together(plans, lists,
+                {.sequences = sequences,
+                 .shared = {.sequences = sequences, .shared = prefixes, .rules = rules}},
+                upload, stream);
+  stream.wait();
+  const auto counts = [&](cuda::LaunchKind kind) {
+    return download(plan.launch(kind).task_counts, 1)[0];
+  };
+  const cuda::TaskCounts shared = counts(cuda::kSharedLaunch), own = counts(cuda::kShortLaunch);
+  EXPECT_EQ(shared.tasks, 96) << "6 pieces of each of 16 blocks: 8 / 11 of the work";
+  EXPECT_EQ(shared.given, kMultiprocessors);
+  EXPECT_EQ(own.given, kShortBlocks * (kMultiprocessors - shared.tasks));
 }
 
 }  // namespace

@@ -13,8 +13,6 @@ namespace {
 
 /// Thread blocks of merges per multiprocessor, if there are not more merges.
 constexpr int kMergeBlocks = 4;
-/// In this order: thread blocks for few rows are small, and fill what the others leave.
-constexpr LaunchKind kAllLaunches[] = {kLongLaunch, kSharedLaunch, kShortLaunch};
 
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
 
@@ -87,7 +85,8 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
                           .launches = {launch_shape(kShortLaunch), launch_shape(kLongLaunch),
                                        launch_shape(kSharedLaunch)},
                           .may_share = may_share(options),
-                          .most_own_tokens = most_own_tokens(shape, kinds_.pool, kinds_.latent)},
+                          .most_own_tokens = most_own_tokens(shape, kinds_.pool, kinds_.latent),
+                          .rows_of_own_token = rows_of_own_token(kinds_.pool, kinds_.latent)},
       *mods_, std::move(block_mask));
   if (exact_) {
     exact_merge_.emplace(*store_, shape.v_dim);
@@ -134,7 +133,7 @@ bool CudaAttend::lacks_kernel(const Kernels& found, LaunchKind launch) const {
 
 const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
   Kernels& found = kernels_[kinds];
-  for (const LaunchKind i : kAllLaunches) {
+  for (const LaunchKind i : kLaunchOrder) {
     if (!lacks_kernel(found, i)) continue;
     found.variants[i] = variant_of(kinds, i);
     found.kernels[i] =
@@ -198,7 +197,7 @@ AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& 
           .workspace_lse = workspace_lse_.data(),
           .workspace_rows = workspace_exact_.data(),
           .tasks = nullptr,
-          .task_count = nullptr,
+          .task_counts = nullptr,
           .claim = nullptr,
           .visits = plan_->visits(),
           .head_classes = plan_->head_classes(),
@@ -231,7 +230,7 @@ void CudaAttend::check(const ConstTensorView& q, const ConstKvPool& pool,
   check_device_pool(pool.v);
   const TensorKinds kinds = kinds_of(q, pool, sinks);
   const auto found = kernels_.find(kinds);
-  for (const LaunchKind i : kAllLaunches) {
+  for (const LaunchKind i : kLaunchOrder) {
     if (found != kernels_.end() && !lacks_kernel(found->second, i)) continue;
     static_cast<void>(variant_of(kinds, i));
   }
@@ -257,14 +256,14 @@ void CudaAttend::launch_to(const Rows& rows, const ConstTensorView& q, const Con
   const Kernels& kernels = kernels_for(kinds_of(q, pool, sinks));
   AttendParams params = params_of(q, pool, rows.out, sinks);
   const auto is_planned = [&](LaunchKind i) { return plan_->launch(i).grid != 0; };
-  auto left = std::ranges::count_if(kAllLaunches, is_planned);
+  auto left = std::ranges::count_if(kLaunchOrder, is_planned);
   params.is_first = true;
-  for (const LaunchKind i : kAllLaunches) {
+  for (const LaunchKind i : kLaunchOrder) {
     if (!is_planned(i)) continue;
     const PlannedLaunch& planned = plan_->launch(i);
     params.is_last = --left == 0;
     params.tasks = planned.tasks;
-    params.task_count = planned.task_count;
+    params.task_counts = planned.task_counts;
     params.claim = planned.claim;
     const AttendVariant& variant = kernels.variants[i];
     variant.family->launch(

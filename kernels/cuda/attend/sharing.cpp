@@ -30,4 +30,9 @@ std::int64_t most_own_tokens(const AttentionShape& shape, Dtype pool, bool laten
   return kMostOwnBytes / token_bytes(shape, pool, latent);
 }
 
+int rows_of_own_token(Dtype pool, bool latent) {
+  if (info_of(pool).bits == 8) return 32;
+  return latent ? 48 : 96;
+}
+
 }  // namespace kvmesh::cuda

@@ -21,6 +21,14 @@ struct alignas(16) DeviceTask {
   std::int32_t counts_sinks;   // this rank counts the sinks of its rows
 };
 
+/// The tasks of a launch.
+struct TaskCounts {
+  std::int32_t tasks;
+  /// Thread blocks with smaller numbers than this can start at once, and have the task of their
+  /// number first. The others wait for multiprocessors of launches before.
+  std::int32_t given;
+};
+
 /// The rows of a block that was split, or that shares a prefix. The merge reads them from the
 /// workspace: row r of split s lies at workspace_row + s * rows + r. Its rows of the prefix, in
 /// splits of a block of more rows, lie at shared_row + s * shared_rows + r.

@@ -162,7 +162,7 @@ void DevicePlan::reserve_arrays(std::int64_t candidates, std::int64_t query_bloc
     grow(std::max<std::int64_t>(launch.most_blocks + launch.most_splits, launch.planned.grid),
          launch.tasks);
     launch.planned.tasks = launch.tasks.data();
-    launch.planned.task_count = counters_.data()->tasks + i;
+    launch.planned.task_counts = counters_.data()->launches + i;
     launch.planned.claim = counters_.data()->claims + i;
   }
 }
@@ -246,8 +246,8 @@ void DevicePlan::list_visits(cudaStream_t stream) {
 
 void DevicePlan::split(cudaStream_t stream) {
   bool is_first = true;
-  // Shared rows first: the merges of others find their partials.
-  for (const LaunchKind kind : {kSharedLaunch, kShortLaunch, kLongLaunch}) {
+  // Shared rows before short ones: the merges of these find their partials.
+  for (const LaunchKind kind : kLaunchOrder) {
     if (launches_[kind].planned.grid == 0) continue;
     split(kind, is_first, stream);
     is_first = false;
@@ -265,7 +265,9 @@ void DevicePlan::split(LaunchKind kind, bool is_first, cudaStream_t stream) {
              .first_query_block = launch.first_query_block,
              .query_block_count = launch.query_blocks,
              .kv_heads_of_query_block = kv_heads_of_query_block(),
-             .resident_blocks = launch.shape.resident_blocks,
+             .resident_blocks =
+                 kind == kSharedLaunch ? resident_shared_blocks_ : launch.shape.resident_blocks,
+             .grid = launch.planned.grid,
              .multiprocessors = launch.shape.multiprocessors,
              .rule = launch.shape.rule,
              .split_unit_visits = split_unit_visits,
@@ -278,7 +280,8 @@ void DevicePlan::split(LaunchKind kind, bool is_first, cudaStream_t stream) {
              .visits = visits_.data(),
              .order = order_.data() + launch.first_query_block,
              .tasks = launch.tasks.data(),
-             .task_count = counters->tasks + kind,
+             .task_counts = counters->launches + kind,
+             .tasks_made = &counters->tasks,
              .claim = counters->claims + kind,
              .merges = merges_.data(),
              .merges_made = &counters->merges,

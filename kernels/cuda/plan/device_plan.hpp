@@ -63,6 +63,9 @@ enum LaunchKind : std::uint8_t {
   kSharedLaunch,  ///< rows of several sequences that share a prefix
 };
 inline constexpr int kLaunches = 3;
+/// The order in which they start: thread blocks for few rows are small, and fill what the others
+/// leave.
+inline constexpr LaunchKind kLaunchOrder[kLaunches] = {kLongLaunch, kSharedLaunch, kShortLaunch};
 
 struct LaunchShape {
   int rows = 16;            ///< rows per thread block: a row class
@@ -74,8 +77,9 @@ struct LaunchShape {
 
 /// The device's counts of a plan.
 struct PlanCounters {
-  std::int32_t tasks[kLaunches];
+  TaskCounts launches[kLaunches];
   std::uint32_t claims[kLaunches];
+  std::int32_t tasks;  // of the launches so far
   std::int32_t merges;
   std::int32_t query_tokens;
 };
@@ -83,7 +87,7 @@ struct PlanCounters {
 /// The arrays that the kernels read. Their addresses are constant while a plan has limits.
 struct PlannedLaunch {
   const DeviceTask* tasks = nullptr;
-  const std::int32_t* task_count = nullptr;
+  const TaskCounts* task_counts = nullptr;
   std::uint32_t* claim = nullptr;
   int grid = 0;  ///< thread blocks; 0: nothing to launch
 };
@@ -99,6 +103,9 @@ class DevicePlan {
     /// Sequences with at most this many tokens beside what they share are computed in the launch of
     /// shared rows, all together: it costs less than another launch.
     std::int64_t most_own_tokens = 0;
+    /// A token that one sequence reads takes a multiprocessor as long as a shared token takes it
+    /// for this many rows.
+    int rows_of_own_token = 1;
   };
   /// REQUIRES: `mods` stay where they are.
   DevicePlan(KernelStore& kernels, const Options& options, const DeviceMods& mods,
@@ -181,6 +188,7 @@ class DevicePlan {
 
   void add_sequences(const PageLists& pages, const StepView& step);
   void share_prefixes(const PageLists& pages, const StepView& step);
+  int resident_shared_blocks() const;
   void add_query_blocks(LaunchKind kind);
   void add_query_blocks_of(std::int32_t sequence, const Launch& launch);
   void add_shared_query_blocks();
@@ -211,8 +219,9 @@ class DevicePlan {
   std::vector<std::int32_t> shared_tokens_;  // of shared_
   PlanCandidates sent_{};
   const std::int32_t* shared_tokens_sent_ = nullptr;
-  std::int64_t members_ = 0;    // sequences that leave pages to a shared block
-  bool is_one_launch_ = false;  // their other pages are read in the launch of shared rows
+  std::int64_t members_ = 0;        // sequences that leave pages to a shared block
+  bool is_one_launch_ = false;      // their other pages are read in the launch of shared rows
+  int resident_shared_blocks_ = 1;  // thread blocks that have pieces of shared rows at once
   std::int64_t candidates_ = 0;
   std::int32_t query_block_tokens_ = 0;  // of the longest query block
   bool merges_all_ = false;

@@ -70,6 +70,27 @@ void DevicePlan::share_prefixes(const PageLists& pages, const StepView& step) {
                           .appended = 0,
                           .counts_sinks = 0});
   }
+  resident_shared_blocks_ = resident_shared_blocks();
+}
+
+/// Returns how many thread blocks have pieces of shared rows at once: this launch's share of the
+/// work of all. The multiprocessors that they leave run the launch of short rows meanwhile, which
+/// waits for memory most of the time while this one computes.
+int DevicePlan::resident_shared_blocks() const {
+  const LaunchShape& shape = launches_[kSharedLaunch].shape;
+  std::int64_t shared = 0, own = 0;
+  for (const SharedBlock& block : shared_.blocks) shared += block.pages * shape.rows;
+  const auto sequences = to_int32(std::ssize(sequences_) - std::ssize(shared_.blocks));
+  for (std::int32_t s = 0; s < sequences; ++s) {
+    const std::int64_t pages = sequences_[static_cast<std::size_t>(s)].pages;
+    if (launch_of(s) == kSharedLaunch) {
+      shared += pages * shape.rows;
+    } else {
+      own += pages * options_.rows_of_own_token;
+    }
+  }
+  if (own == 0) return shape.resident_blocks;
+  return to_int32(std::max<std::int64_t>(1, shape.resident_blocks * shared / (shared + own)));
 }
 
 void DevicePlan::add_shared_query_blocks() {

@@ -114,20 +114,22 @@ struct SplitParams {
   std::int32_t first_query_block;
   std::int32_t query_block_count;
   std::int32_t kv_heads_of_query_block;
-  std::int32_t resident_blocks;  // thread blocks that run at once
+  std::int32_t resident_blocks;  // thread blocks that have pieces at once
+  std::int32_t grid;             // thread blocks, as many as all multiprocessors can run at once
   std::int32_t multiprocessors;
   PieceRule rule;
   std::int32_t split_unit_visits;
   std::int32_t split_unit_tiles;
   std::int32_t most_splits;  // room for splits of blocks
   std::int32_t first_workspace_row;
-  std::int32_t is_first;    // of the step's launches; the next one's merges follow
-  std::int32_t merges_all;  // blocks that are not split, too
+  std::int32_t is_first;                      // of the step's launches, which start in this order
+  std::int32_t merges_all;                    // blocks that are not split, too
   const std::int32_t* visits_of_query_block;  // [query_blocks]
   const PageVisit* visits;
-  std::int32_t* order;        // [query_blocks of the launch]: in the order in which they start
-  DeviceTask* tasks;          // [blocks + most_splits], or resident_blocks if that is more
-  std::int32_t* task_count;   // number of tasks
+  std::int32_t* order;  // [query_blocks of the launch]: in the order in which they start
+  DeviceTask* tasks;    // [blocks + most_splits], or resident_blocks if that is more
+  TaskCounts* task_counts;
+  std::int32_t* tasks_made;   // number of tasks of the launches up to this one
   std::uint32_t* claim;       // set to 0; the thread blocks of the launch count with it
   DeviceMerge* merges;        // of all launches
   std::int32_t* merges_made;  // number of merges

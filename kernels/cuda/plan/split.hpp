@@ -85,11 +85,12 @@ class Line {
 
   /// In how many pieces of a share a block divides well; 0 if it does not, or shares are large.
   constexpr std::int64_t one_for_each_resident(std::int64_t tiles) const {
-    const std::int64_t share = ceil_div(total_, resident_blocks_);
-    if (stays_whole_ || share > one_piece_tiles_) return 0;
-    const std::int64_t piece = share > least_ ? share : least_;
-    const std::int64_t pieces = tiles / piece;
-    return 20 * tiles <= 23 * piece * pieces ? pieces : 0;
+    if (stays_whole_ || total_ > one_piece_tiles_ * resident_blocks_) return 0;
+    // A share is total_ / resident_blocks_, rarely a whole number.
+    const bool is_long = total_ > least_ * resident_blocks_;
+    const std::int64_t piece = is_long ? total_ : least_, parts = is_long ? resident_blocks_ : 1;
+    const std::int64_t pieces = tiles * parts / piece;
+    return 20 * tiles * parts <= 23 * piece * pieces ? pieces : 0;
   }
 
   /// Returns the tiles of the longest piece that begins at a tile of the line.

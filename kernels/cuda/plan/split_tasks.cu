@@ -69,13 +69,22 @@ class Splitter {
     __syncthreads();  // all have read the merges made before, and written theirs
     if (p_.shared != nullptr) find_shared_rows(all.sums.merges);
     if (threadIdx.x == 0) {
-      *p_.task_count = all.sums.tasks;
+      count_tasks(all.sums.tasks);
       *p_.claim = 0;
       *p_.merges_made = first_merge_ + all.sums.merges;
     }
   }
 
  private:
+  /// Launches of many rows have one thread block per multiprocessor, so each task of the launches
+  /// before takes one.
+  __device__ void count_tasks(int tasks) const {
+    const int before = p_.is_first ? 0 : *p_.tasks_made;
+    const int given = max(0, p_.multiprocessors - before) * (p_.grid / p_.multiprocessors);
+    *p_.task_counts = {.tasks = tasks, .given = given};
+    *p_.tasks_made = before + tasks;
+  }
+
   __device__ int visits(int query_block) const { return p_.visits_of_query_block[query_block]; }
   __device__ long long split_units(int query_block) const {
     return ceil_div(visits(query_block), p_.split_unit_visits);

@@ -33,6 +33,9 @@ class OtherBackend : public Backend {
   DeviceMoves device_moves(std::optional<kvmesh::Stream> on) override {
     return real_->device_moves(on);
   }
+  void after_late_moves(std::optional<kvmesh::Stream> stream) override {
+    real_->after_late_moves(stream);
+  }
   std::unique_ptr<MoveStream> make_move_stream() override { return real_->make_move_stream(); }
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                    std::span<const TokenSlot> to, kvmesh::Stream stream) override {

@@ -1,5 +1,5 @@
-// An import gives up waiting for a move, gives the pages back, and the move writes to them later.
-// Whoever uses these pages next does so after the move.
+// An import, or a copy of pages, gives up waiting for a move; the pages are given back, and the
+// move writes to them later. Whoever uses these pages next does so after the move.
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -12,7 +12,7 @@
 namespace kvmesh::test {
 namespace {
 
-constexpr std::int64_t kImported = 256;  // tokens: one record of each layer
+constexpr std::int64_t kImported = 256;  // tokens: one record of each layer; as many are copied
 
 /// Writes the same number everywhere in the plan's tokens of every layer with keys.
 void append_all(Mesh& mesh, KvCache& cache, StepPlan& plan, float value) {
@@ -51,9 +51,9 @@ std::int64_t others(Mesh& mesh, KvCache& cache, SequenceId sequence, float value
 }
 
 /// The moves that wait are made.
-void end_moves(LateBackend& late) {
-  late.stream().stick(false);
-  while (!late.stream().is_done()) {
+void end_moves(LateStream& late) {
+  late.stick(false);
+  while (!late.is_done()) {
   }
 }
 
@@ -72,10 +72,25 @@ void fail_import(Mesh& mesh, KvCache& cache, LateBackend& late, const Stream& st
 
 constexpr float kBase = 1, kImport = 7, kNew = 3;
 
-/// One rank whose cache has only the pages free that a failed import has given back.
+/// Starts copies of the first pages of a fork of `sequence`, for which the cache stops to wait, and
+/// gives the new pages back.
+void fail_copies(Mesh& mesh, KvCache& cache, LateBackend& late, SequenceId sequence) {
+  mesh.kv_comm().set_deadline(std::chrono::milliseconds(50));
+  late.stick_copies();
+  const SequenceId copied = cache.fork(sequence);
+  EXPECT_THROW(cache.make_writable(copied, 0, kImported), Timeout);
+  EXPECT_TRUE(late.is_copying());
+  cache.erase(copied);
+}
+
+enum class LateKind { kImport, kCopies };
+
+/// One rank whose cache has only the pages free that a failed import, or copies of a fork, have
+/// given back.
 class LateMove {
  public:
-  explicit LateMove(const CacheOptions& options = options_of({}), std::int64_t prefix_tokens = 0)
+  explicit LateMove(LateKind kind, const CacheOptions& options = options_of({}),
+                    std::int64_t prefix_tokens = 0)
       : cache_(std::in_place, mesh_, options) {
     const SequenceId sevens = filled(mesh_, *cache_, kImported, kImport);
     const Stream stream = export_of(mesh_, *cache_, sevens);
@@ -85,14 +100,21 @@ class LateMove {
         filled(mesh_, *cache_, options.pages_per_rank * options.page_size - kImported - 1, kBase);
     plan.emplace(cache_->plan({{base, 0, 1}}));
     fork = cache_->fork(base);
-    late_ = &stage(*cache_, 1);
+    LateBackend& late = stage(*cache_, 1);
+    polls = late.polls();
     export_of(mesh_, *cache_, base);  // makes the stream
-    fail_import(mesh_, *cache_, *late_, stream, 0);
-    mesh_.kv_comm().set_deadline(mesh_.world().deadline());  // of the cache's last wait
+    if (kind == LateKind::kImport) {
+      fail_import(mesh_, *cache_, late, stream, 0);
+      mesh_.kv_comm().set_deadline(mesh_.world().deadline());  // of the cache's last wait
+    } else {
+      fail_copies(mesh_, *cache_, late, base);
+    }
+    late_ = kind == LateKind::kImport ? &late.stream() : &late.copies();
   }
 
   KvCache& cache() { return *cache_; }
-  LateBackend& late() { return *late_; }
+  /// That of the late moves.
+  LateStream& late() { return *late_; }
   void append(float value) { append_all(mesh_, *cache_, *plan, value); }
   /// Expects that the late move leaves the sequence's tokens as they are.
   void expect(SequenceId sequence, float value) {
@@ -107,6 +129,7 @@ class LateMove {
   SequenceId base, fork;  // whose last page they share and have not filled
   std::optional<StepPlan> plan;
   std::optional<PrefixKey> key;
+  std::shared_ptr<const int> polls;  // of all streams
 
  private:
   /// Publishes a prefix of new tokens.
@@ -121,37 +144,43 @@ class LateMove {
 
   Mesh mesh_{make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu}};
   std::optional<KvCache> cache_;
-  LateBackend* late_ = nullptr;
+  LateStream* late_ = nullptr;
 };
 
-TEST(LateMoves, AreMadeBeforeAPlansTokensAreWritten) {
-  LateMove it;
+class LateMoves : public testing::TestWithParam<LateKind> {};
+INSTANTIATE_TEST_SUITE_P(Of, LateMoves, testing::Values(LateKind::kImport, LateKind::kCopies),
+                         [](const auto& kind) {
+                           return kind.param == LateKind::kImport ? "Imports" : "Copies";
+                         });
+
+TEST_P(LateMoves, AreMadeBeforeAPlansTokensAreWritten) {
+  LateMove it(GetParam());
   const SequenceId sequence = it.cache().create();
   it.plan.emplace(it.cache().plan({{sequence, kImported, 0}}));
   it.append(kNew);
   it.expect(sequence, kNew);
 }
 
-TEST(LateMoves, AreMadeBeforeAReplansTokensAreWritten) {
-  LateMove it;
+TEST_P(LateMoves, AreMadeBeforeAReplansTokensAreWritten) {
+  LateMove it(GetParam());
   const SequenceId sequence = it.cache().create();
   it.cache().replan(*it.plan, std::vector<BatchEntry>{{sequence, kImported, 0}}, {});
   it.append(kNew);
   it.expect(sequence, kNew);
 }
 
-TEST(LateMoves, AreMadeBeforeACopyOnWrite) {
-  LateMove it;
+TEST_P(LateMoves, AreMadeBeforeACopyOnWrite) {
+  LateMove it(GetParam());
   it.cache().replan(*it.plan, std::vector<BatchEntry>{{it.fork, 1, 0}}, {});
   it.append(kBase);
   it.expect(it.fork, kBase);
 }
 
-TEST(LateMoves, AreMadeBeforePagesComeBackFromATier) {
+TEST_P(LateMoves, AreMadeBeforePagesComeBackFromATier) {
   CacheOptions options = options_of({});
   options.tiers.host_bytes = std::int64_t{1} << 20;
   constexpr std::int64_t kPrefix = 64;
-  LateMove it(options, kPrefix);
+  LateMove it(GetParam(), options, kPrefix);
   const PrefixMatch match = it.cache().match_prefix(*it.key, kvmesh::Stream{});
   EXPECT_EQ(match.tokens, kPrefix);
   EXPECT_EQ(it.cache().tier_statistics().pages_back, kPrefix / options.page_size);
@@ -161,8 +190,8 @@ TEST(LateMoves, AreMadeBeforePagesComeBackFromATier) {
 }
 
 // These wait on the host, at most until the deadline.
-TEST(LateMoves, EndBeforeTheHostUsesPages) {
-  LateMove it;
+TEST_P(LateMoves, EndBeforeTheHostUsesPages) {
+  LateMove it(GetParam());
   KvCache& cache = it.cache();
   const SequenceId sequence = cache.create();
   cache.reserve(sequence, kImported);
@@ -177,49 +206,50 @@ TEST(LateMoves, EndBeforeTheHostUsesPages) {
   EXPECT_THROW(cache.planes(0), Timeout);
   cache.erase(it.fork);
   EXPECT_THROW(cache.compact(std::vector<KeptTokens>{{it.base, 0, {1}}}), Timeout);
-  EXPECT_TRUE(it.late().stream().is_waiting());
-  it.late().stream().stick(false);
+  EXPECT_TRUE(it.late().is_waiting());
+  it.late().stick(false);
   write();
   it.plan.emplace(cache.plan({{sequence, kImported, 0}}));
   it.expect(sequence, kNew);
 }
 
-TEST(LateMoves, EndBeforeTheHostCopiesOnWrite) {
-  LateMove it;
+TEST_P(LateMoves, EndBeforeTheHostCopiesOnWrite) {
+  LateMove it(GetParam());
   EXPECT_THROW(it.cache().make_writable(it.fork, 0, 1), Timeout);
 }
 
-TEST(LateMoves, EndBeforeAStateIsWritten) {
+TEST_P(LateMoves, EndBeforeAStateIsWritten) {
   CacheOptions options = options_of({});
   options.layers = 4;
   options.groups = {{.layers = {3}, .state_bytes = 32}};
   options.prefix.enabled = false;
-  LateMove it(options);
+  LateMove it(GetParam(), options);
   EXPECT_THROW(it.cache().sequence_state(3, it.base), Timeout);
-  it.late().stream().stick(false);
+  it.late().stick(false);
   EXPECT_FALSE(it.cache().sequence_state(3, it.base).empty());
-  EXPECT_FALSE(it.late().stream().is_waiting());
+  EXPECT_FALSE(it.late().is_waiting());
 }
 
-TEST(LateMoves, EndBeforeTheCache) {
-  LateMove it;
-  const std::shared_ptr<const int> polls = it.late().polls();
-  it.late().stream().stick(false);
+TEST_P(LateMoves, EndBeforeTheCache) {
+  LateMove it(GetParam());
+  const std::shared_ptr<const int> polls = it.polls;
+  it.late().stick(false);
   const int before = *polls;
   it.end();
-  EXPECT_EQ(*polls, before + 2);
+  // The second poll of a move makes it; the stream of records is polled before that of copies.
+  EXPECT_EQ(*polls, before + (GetParam() == LateKind::kImport ? 2 : 3));
 }
 
-TEST(LateMoves, HoldTheEndOfACacheUntilTheDeadline) {
-  LateMove it;
-  const std::shared_ptr<const int> polls = it.late().polls();
+TEST_P(LateMoves, HoldTheEndOfACacheUntilTheDeadline) {
+  LateMove it(GetParam());
+  const std::shared_ptr<const int> polls = it.polls;
   const int before = *polls;
   it.end();
-  EXPECT_GT(*polls, before + 2);
+  EXPECT_GT(*polls, before + 3);
 }
 
 // The allocators do not follow the late move, so all ranks take the same pages.
-TEST(LateMoves, OfOneRankLeaveTheAllocatorsAlike) {
+TEST(LateImports, OfOneRankLeaveTheAllocatorsAlike) {
   const Shape shape{.ranks = 2};
   Stream stream;
   run_on_threads(
@@ -243,7 +273,79 @@ TEST(LateMoves, OfOneRankLeaveTheAllocatorsAlike) {
         const std::int64_t tokens = cache.allocator().free_pages() * shape.page_size;
         const SequenceId sequence = filled(mesh, cache, tokens, kNew);
         cache.check_replicas();
-        end_moves(late);
+        end_moves(late.stream());
+        EXPECT_EQ(others(mesh, cache, sequence, kNew), 0);
+        cache.allocator().verify_integrity();
+      },
+      mesh_of(shape));
+}
+
+/// Also an import comes after them, and then an export.
+TEST(LateCopies, EndBeforeAStreamUsesPages) {
+  LateMove it(LateKind::kCopies);
+  const Stream stream = exported({}, options_of({}), kImported);
+  const auto import = [&] {
+    MemorySource source(stream);
+    return it.cache().import_sequence(&source).sequence;
+  };
+  EXPECT_THROW(import(), StreamError);
+  MemorySink sink;
+  EXPECT_THROW(it.cache().export_sequence(it.base, &sink), StreamError);
+  EXPECT_TRUE(it.late().is_waiting());
+  it.late().stick(false);
+  const SequenceId sequence = import();
+  EXPECT_FALSE(it.late().is_waiting());
+  EXPECT_TRUE(export_of(it.cache().mesh(), it.cache(), sequence) == stream);
+}
+
+TEST(LateCopies, MayBeOfAnyGroup) {
+  CacheOptions options = options_of({});
+  options.groups = {{.layers = {1}}};
+  Mesh mesh(make_single_communicator(), mesh_of({}));
+  KvCache cache(mesh, options);
+  const SequenceId base = filled(mesh, cache, kImported, kBase);
+  LateBackend& late = make_late(cache, 1);
+  fail_copies(mesh, cache, late, base);
+  EXPECT_THROW(cache.planes(0), Timeout);
+  late.copies().stick(false);
+  cache.planes(0);
+  EXPECT_FALSE(late.copies().is_waiting());
+}
+
+TEST(LateCopies, ThatAreDoneHoldNoOne) {
+  Mesh mesh(make_single_communicator(), mesh_of({}));
+  KvCache cache(mesh, options_of({}));
+  const SequenceId base = filled(mesh, cache, kImported, kBase);
+  const std::shared_ptr<const int> polls = stage(cache, 1).polls();
+  cache.make_writable(cache.fork(base), 0, kImported);
+  const int before = *polls;
+  EXPECT_EQ(before, 1 + 2);
+  cache.planes(0);
+  EXPECT_EQ(*polls, before);
+}
+
+/// Rank 1's copies of the pages of rank 0, which would be drained, are late: so none moves, and
+/// rank 1 gives the new pages to another sequence.
+TEST(LateCopies, OfPagesThatDoNotMoveAfterAllLeaveTheirPlacesToOthers) {
+  const Shape shape{.ranks = 2};
+  run_on_threads(
+      shape.ranks,
+      [&](Mesh& mesh) {
+        KvCache cache(mesh, options_of(shape));
+        LateBackend& late = make_late(cache, 0);
+        const SequenceId base = filled(mesh, cache, kImported, kBase);
+        const bool is_late = mesh.page_rank().value == 1;
+        const std::chrono::milliseconds deadline = mesh.kv_comm().deadline();
+        if (is_late) mesh.kv_comm().set_deadline(std::chrono::milliseconds(50));
+        if (is_late) late.stick_copies();
+        EXPECT_THROW(cache.drain(PageRank{0}), Error);
+        mesh.kv_comm().set_deadline(deadline);
+        EXPECT_EQ(late.is_copying(), is_late);
+        cache.check_replicas();
+        const std::int64_t tokens = cache.allocator().free_pages() * shape.page_size;
+        const SequenceId sequence = filled(mesh, cache, tokens, kNew);
+        if (is_late) end_moves(late.copies());
+        EXPECT_EQ(others(mesh, cache, base, kBase), 0);
         EXPECT_EQ(others(mesh, cache, sequence, kNew), 0);
         cache.allocator().verify_integrity();
       },

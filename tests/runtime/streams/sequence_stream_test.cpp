@@ -214,9 +214,11 @@ class WrittenSink final : public ByteSink {
   void expect(std::size_t size_bytes) override { expected = size_bytes; }
   void write(std::span<const std::byte> bytes) override {
     stream.insert(stream.end(), bytes.begin(), bytes.end());
+    ++writes;
   }
   Stream stream;
   std::size_t expected = 0;
+  int writes = 0;
 };
 /// Shows nothing; MemorySource shows its bytes.
 class ReadSource final : public ByteSource {
@@ -228,22 +230,42 @@ class ReadSource final : public ByteSource {
   MemorySource source_;
 };
 
+/// With so many threads on each rank.
+MeshOptions mesh_of(const Shape& shape, int threads) {
+  MeshOptions options = mesh_of(shape);
+  options.threads = threads;
+  return options;
+}
+
+/// Each record is more than one thread takes at a time.
+CacheOptions with_long_rows(const Shape& shape) {
+  CacheOptions options = options_of(shape);
+  options.k_dim = 512;
+  options.v_dim = 200;
+  return options;
+}
+
 /// The streams have more bytes than are copied through caches, and rows that begin anywhere in a
 /// line.
 TEST(SequenceStream, IsTheSameInMemoryAndByWay) {
-  for (const Shape& shape : {Shape{.page_size = 3}, Shape{.ranks = 2, .page_size = 16}}) {
-    CacheOptions options = options_of(shape);
-    options.k_dim = 512;
-    options.v_dim = 200;
+  Stream first;
+  for (const auto& [shape, threads] :
+       {std::pair{Shape{.page_size = 3}, 1},
+        {Shape{.page_size = 3}, 3},
+        {Shape{.ranks = 2, .page_size = 16}, 1},
+        {Shape{.ranks = 2, .page_size = 16}, 2},
+        {Shape{.ranks = 2, .head_parallel = 2, .page_size = 100}, 2}}) {
     run_on_threads(
         shape.ranks,
         [&](Mesh& mesh) {
-          KvCache cache(mesh, options);
+          KvCache cache(mesh, with_long_rows(shape));
           const SequenceId sequence = cache.create();
           append_numbers(mesh, cache, sequence, 301);
           const bool speaks = mesh.rank().value == 0;
           const Stream in_memory = export_of(mesh, cache, sequence);
           EXPECT_EQ(speaks, in_memory.size() > BulkCopy::kCachedBytes);
+          if (speaks && first.empty()) first = in_memory;
+          EXPECT_TRUE(!speaks || in_memory == first);
           ReadSource read(in_memory);
           MemorySource shown(in_memory);
           for (ByteSource* source : std::initializer_list<ByteSource*>{&read, &shown}) {
@@ -255,8 +277,51 @@ TEST(SequenceStream, IsTheSameInMemoryAndByWay) {
             cache.erase(again);
           }
         },
-        mesh_of(shape));
+        mesh_of(shape, threads));
   }
+}
+
+/// A wrong byte of any thread's rows, in memory that is shown and in what all ranks get.
+TEST(SequenceStream, IsCheckedByAllThreads) {
+  for (const int ranks : {1, 2}) {
+    const Shape shape{.ranks = ranks, .page_size = 16};
+    run_on_threads(
+        ranks,
+        [&](Mesh& mesh) {
+          KvCache cache(mesh, with_long_rows(shape));
+          const SequenceId sequence = cache.create();
+          append_numbers(mesh, cache, sequence, 256);
+          Stream stream = export_of(mesh, cache, sequence);
+          const bool speaks = mesh.rank().value == 0;
+          for (int part = 1; part < 40; ++part) {
+            std::byte none{};
+            std::byte& wrong =
+                speaks ? stream[stream.size() * static_cast<std::size_t>(part) / 40] : none;
+            wrong ^= std::byte{16};
+            MemorySource source(stream);
+            EXPECT_THROW(cache.import_sequence(speaks ? &source : nullptr), StreamError) << part;
+            wrong ^= std::byte{16};
+          }
+          MemorySource source(stream);
+          EXPECT_NO_THROW(cache.import_sequence(speaks ? &source : nullptr));
+        },
+        mesh_of(shape, 3));
+  }
+}
+
+TEST(SequenceStream, IsWrittenAMegabyteAtATime) {
+  Mesh mesh(make_single_communicator(), mesh_of({}, 1));
+  const auto writes = [&](const CacheOptions& options) {
+    KvCache cache(mesh, options);
+    const SequenceId sequence = cache.create();
+    append_numbers(mesh, cache, sequence, 301);
+    WrittenSink sink;
+    cache.export_sequence(sequence, &sink);
+    return sink.writes;
+  };
+  EXPECT_EQ(writes(options_of({})), 1 + 1 + 1) << "all six records between header and end";
+  // A layer has 1.46 MB of 256 tokens, and 0.26 MB of 45: of these two layers, and then the third.
+  EXPECT_EQ(writes(with_long_rows({})), 1 + 3 + 2 + 1);
 }
 
 TEST(SequenceStream, MemoryKeepsWhatWasWritten) {

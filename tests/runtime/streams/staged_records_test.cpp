@@ -85,6 +85,8 @@ TEST(StagedRecords, MakeTheSameStreamsAndPages) {
        {Shape{1, 1, 4}, Shape{3, 1, 5, Placement::kStriped}, Shape{4, 2, 16}}) {
     for (const std::size_t batch_bytes : {1u, 60'000u, 200'000u, 1'000'000u}) {
       SCOPED_TRACE(std::to_string(batch_bytes) + " bytes");
+      MeshOptions of_mesh = mesh_of(shape);
+      of_mesh.threads = 2;
       run_on_threads(
           shape.ranks,
           [&](Mesh& mesh) {
@@ -105,7 +107,7 @@ TEST(StagedRecords, MakeTheSameStreamsAndPages) {
             stop_staging(cache);
             EXPECT_TRUE(export_of(mesh, cache, imported) == expected);
           },
-          mesh_of(shape));
+          of_mesh);
     }
   }
 }

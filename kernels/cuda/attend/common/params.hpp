@@ -43,8 +43,8 @@ struct AttendParams {
   float* workspace_o;       // [workspace rows, v_dim]
   float* workspace_lse;     // [workspace rows]
   char* workspace_rows;     // [workspace rows], ExactRows; instead of the two for exact sums
-  const DeviceTask* tasks;  // [*task_count], longest blocks first
-  const std::int32_t* task_count;
+  const DeviceTask* tasks;  // [task_counts->tasks], longest blocks first
+  const TaskCounts* task_counts;
   std::uint32_t* claim;           // 0 before and after each launch: see pieces.cuh
   const PageVisit* visits;        // [visits]
   const TileClass* head_classes;  // [visits][group], of mixed pages; null without any

@@ -6,23 +6,29 @@
 
 namespace kvmesh::cuda {
 
-/// Piece blockIdx.x is a thread block's first. A thread block claims one piece at its start and one
-/// per piece that it computes, so there are as many claims as pieces and thread blocks together;
-/// with the last claim the counter is 0 again, for the next launch. REQUIRES: every thread block
-/// takes part, also one without a piece.
+/// The first `given` thread blocks have the piece of their number first, the others claim it. A
+/// thread block claims a piece ahead at its start, and one per piece that it computes. So there are
+/// as many claims as pieces, thread blocks, and thread blocks that claim their first piece; with
+/// the last claim the counter is 0 again, for the next launch. REQUIRES: every thread block takes
+/// part, also one without a piece.
 class Pieces {
  public:
-  __device__ explicit Pieces(const AttendParams& params)
-      : claim_(params.claim), count_(*params.task_count) {}
+  __device__ Pieces(const AttendParams& params, int given)
+      : claim_(params.claim),
+        count_(params.task_counts->tasks),
+        given_(min(given, static_cast<int>(gridDim.x))),
+        last_(count_ + 2 * gridDim.x - given_ - 1) {}
 
   __device__ int count() const { return count_; }
+  /// Whether this thread block's first piece is number blockIdx.x; otherwise it claims one.
+  __device__ bool has_first() const { return static_cast<int>(blockIdx.x) < given_; }
 
   /// Returns the thread block's next piece, or a number at or past count() if there is none.
   /// REQUIRES: called by one warp. Its first lane gets the number; other lanes get 0.
   __device__ int claim() const {
     int piece = 0;
     if (threadIdx.x % 32 == 0) {
-      piece = static_cast<int>(gridDim.x + atom_inc_relaxed_gpu(claim_, count_ + gridDim.x - 1));
+      piece = given_ + static_cast<int>(atom_inc_relaxed_gpu(claim_, last_));
     }
     return piece;
   }
@@ -30,12 +36,15 @@ class Pieces {
  private:
   std::uint32_t* claim_;
   int count_;
+  int given_;
+  std::uint32_t last_;  // the counter's last value
 };
 
-/// The same for a whole thread block: all of its threads call `next` together.
+/// The same for a whole thread block, which has piece blockIdx.x first: all of its threads call
+/// `next` together.
 class BlockPieces {
  public:
-  __device__ explicit BlockPieces(const AttendParams& params) : pieces_(params) {
+  __device__ explicit BlockPieces(const AttendParams& params) : pieces_(params, gridDim.x) {
     if (threadIdx.x == 0) coming_ = pieces_.claim();
   }
 

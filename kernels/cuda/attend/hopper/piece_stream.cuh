@@ -13,7 +13,8 @@ namespace kvmesh::cuda {
 template <int TileKeys, int BoxRows, int Warps = 1>
 class PieceStream {
  public:
-  __device__ explicit PieceStream(const AttendParams& params) : p_(params), pieces_(params) {}
+  __device__ explicit PieceStream(const AttendParams& params)
+      : p_(params), pieces_(params, params.task_counts->given) {}
 
   /// Tiles of a task: producers and math warps count them alike.
   __device__ static int tiles_of(const DeviceTask& task) {
@@ -31,8 +32,7 @@ class PieceStream {
   /// must not delay the tiles.
   template <class Begin, class Fill>
   __device__ void run(Begin begin, Fill fill) {
-    DeviceTask task = p_.tasks[blockIdx.x];  // not after the count, but beside it
-    if (static_cast<int>(blockIdx.x) >= pieces_.count()) task = {};
+    DeviceTask task = first_task();
     PageVisit visit = visit_of(task, 0);
     wait_for_inputs(p_);
     start_next_launch(p_);
@@ -71,6 +71,13 @@ class PieceStream {
 
  private:
   static constexpr int kBoxes = TileKeys / BoxRows / Warps;  // of a warp
+
+  /// One that is given is read beside the counts, not after them.
+  __device__ DeviceTask first_task() const {
+    const DeviceTask given = p_.tasks[blockIdx.x];
+    if (!pieces_.has_first()) return task_at(uniform(pieces_.claim()));
+    return static_cast<int>(blockIdx.x) < pieces_.count() ? given : DeviceTask{};
+  }
 
   /// A task without rows follows the last.
   __device__ DeviceTask task_at(int piece) const {

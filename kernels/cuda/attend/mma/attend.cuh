@@ -282,7 +282,7 @@ extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kTile.threads(), kvme
       warp.run(params.tasks[piece]);
     }
   } else {  // claims would take registers that these tiles do not have
-    for (int piece = blockIdx.x; piece < *params.task_count; piece += gridDim.x) {
+    for (int piece = blockIdx.x; piece < params.task_counts->tasks; piece += gridDim.x) {
       warp.run(params.tasks[piece]);
     }
   }

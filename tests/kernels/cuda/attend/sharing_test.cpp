@@ -53,6 +53,14 @@ TEST(Sharing, ReadsFewOwnTokensInTheSameLaunch) {
   EXPECT_EQ(most_own_tokens(kShape, Dtype::kFloat8E4M3, false), 0);
 }
 
+// Fewer bytes are read sooner, and products over float8 pages take longer.
+TEST(Sharing, WeighsOwnTokensByTheirBytes) {
+  const int bfloat16 = rows_of_own_token(Dtype::kBFloat16, false);
+  EXPECT_LT(rows_of_own_token(Dtype::kBFloat16, true), bfloat16);
+  EXPECT_LT(rows_of_own_token(Dtype::kFloat8E4M3, false), bfloat16 / 2);
+  EXPECT_GE(rows_of_own_token(Dtype::kFloat32, false), bfloat16);
+}
+
 TEST(Sharing, FollowsACallersNumber) {
   const SharedPrefixRules rules = sharing_rules(kShape, Dtype::kBFloat16, false).with(32);
   EXPECT_TRUE(rules.pays({.pages = 2, .sequences = {0, 1}}));

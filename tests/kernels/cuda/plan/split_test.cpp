@@ -226,6 +226,18 @@ TEST(LineSplits, HeadsThatAreSplitAreCutAlike) {
   }
 }
 
+// A share of 10.3 tiles is no reason for pieces of 11: fewer thread blocks would have one. Nor is
+// one of 10.7 for 5 pieces of a block of 64, where 96 thread blocks have room for 6 each of 16
+// blocks.
+TEST(LineSplits, SharesThatAreNoWholeTilesAreOnePieceEach) {
+  const std::vector<Piece> one = split_line({{512}}, 396);
+  EXPECT_EQ(std::ssize(one), 8 * 49);
+  for (const Piece& piece : one) EXPECT_LE(piece.end - piece.begin, 11);
+  const std::vector<Piece> two = split_line({{64, 64}}, 96);
+  EXPECT_EQ(std::ssize(two), 96);
+  for (const Piece& piece : two) EXPECT_LE(piece.end - piece.begin, 11);
+}
+
 // The rest of the line is measured where a section begins, here a 31st of the sequence.
 TEST(LineSplits, PiecesAreAtMostFourTenthsOfAShareOfTheRest) {
   constexpr std::int64_t kUnits = 16384, kSection = kUnits / 31 + 1, kResidentBlocks = 396,

@@ -1,0 +1,27 @@
+#include "runtime/step/device_mover.hpp"
+
+namespace kvmesh {
+
+void DeviceMover::move(const PageMoves& moves, std::optional<Stream> on) {
+  if (!stream_) stream_ = make_stream_();
+  if (on) {
+    stream_->after(*on);
+    stream_->move(moves);
+    return stream_->before(*on);
+  }
+  is_late_ = true;  // also if that fails halfway
+  stream_->move(moves);
+  wait();
+}
+
+void DeviceMover::after_late_moves(std::optional<Stream> on) {
+  if (!is_late_) return;
+  on ? stream_->before(*on) : wait();
+}
+
+void DeviceMover::wait() {
+  wait_([this] { return stream_->is_done(); });
+  is_late_ = false;
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,43 @@
+// Moves of a device's pages, on a stream of their own.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "core/move_stream.hpp"
+
+namespace kvmesh {
+
+/// The moves of Backend::device_moves.
+///
+/// A move for which the host has stopped to wait goes on, and may write pages that its caller has
+/// given back, as those of streams may (Staging). It is late until a wait has seen its end; whoever
+/// uses pages meanwhile comes after it.
+class DeviceMover {
+ public:
+  using IsDone = std::function<bool()>;
+  /// `make_stream` is called by the first move. `wait(is_done)` blocks until is_done() returns
+  /// true, or throws.
+  DeviceMover(std::function<std::unique_ptr<MoveStream>()> make_stream,
+              std::function<void(const IsDone&)> wait)
+      : make_stream_(std::move(make_stream)), wait_(std::move(wait)) {}
+
+  /// The moves are done on return; with `on` they run after the work on that stream, and the work
+  /// to come there runs after them. @throws what `wait` throws.
+  void move(const PageMoves& moves, std::optional<Stream> on);
+  /// The work to come on `on` runs after late moves; without a stream it blocks until they are
+  /// done. @throws as move.
+  void after_late_moves(std::optional<Stream> on);
+
+ private:
+  void wait();
+
+  std::function<std::unique_ptr<MoveStream>()> make_stream_;
+  std::function<void(const IsDone&)> wait_;
+  std::unique_ptr<MoveStream> stream_;
+  bool is_late_ = false;  // perhaps
+};
+
+}  // namespace kvmesh
