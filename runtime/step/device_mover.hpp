@@ -13,8 +13,8 @@ namespace kvmesh {
 /// The moves of Backend::device_moves.
 ///
 /// A move for which the host has stopped to wait goes on, and may write pages that its caller has
-/// given back, as those of streams may (Staging). It is late until a wait has seen its end; whoever
-/// uses pages meanwhile comes after it.
+/// given back, as those of streams may (Staging). It is late until a wait has seen its end; every
+/// use of pages meanwhile comes after it.
 class DeviceMover {
  public:
   using IsDone = std::function<bool()>;

@@ -8,7 +8,7 @@ namespace {
 // Rows in host memory are gathered as many at a time: enough for all threads, and little beside the
 // memory of the stream.
 constexpr std::size_t kBatchBytes = std::size_t{4} << 20;
-// What a sink takes by write(), it reads from a cache.
+// A sink reads these from a cache where it takes them by write().
 constexpr std::size_t kWrittenBytes = std::size_t{1} << 20;
 
 }  // namespace

@@ -230,7 +230,7 @@ class ReadSource final : public ByteSource {
   MemorySource source_;
 };
 
-/// With so many threads on each rank.
+/// The options with `threads` threads on each rank.
 MeshOptions mesh_of(const Shape& shape, int threads) {
   MeshOptions options = mesh_of(shape);
   options.threads = threads;
