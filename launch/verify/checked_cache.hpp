@@ -32,7 +32,7 @@ struct StepOptions {
   /// Plan the batch in place of an empty one. Not with a block mask, which fits one batch.
   bool replanned = false;
   /// Each layer runs by an ExternalPlan over page tables of the cache's pages. Not if reproducible,
-  /// nor with Scatter::kOwner or limits.
+  /// nor with Scatter::kOwner.
   bool external = false;
   /// Queries see no other positions; with `external` alone, and no mod that reads the batch row.
   TokenLists lists{};

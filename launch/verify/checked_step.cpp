@@ -306,9 +306,9 @@ CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const Co
   }
   std::vector<BatchEntry> batch(step.batch.begin(), step.batch.end());
   for (BatchEntry& entry : batch) entry.sequence = twins_.at(entry.sequence);
-  single_external_
-      .plan(layer, batch, options_of_layer(step.options.plan, layer, of(layer).window),
-            step.options.lists)
+  PlanOptions options = options_of_layer(step.options.plan, layer, of(layer).window);
+  options.limits.reset();
+  single_external_.plan(layer, batch, options, step.options.lists)
       .attend_partial(single_.pool(layer), q, all, {}, sinks);
   return out;
 }

@@ -28,6 +28,13 @@ void give_scales(CaseConfig& config, ScaleKind kind, Random& random);
 /// MLA's rows of 576 elements.
 CaseConfig random_config(Random& random, const Mesh& mesh);
 
+/// Whether all layers have as many query heads.
+bool has_equal_q_heads(const CacheOptions& cache);
+/// The number of query heads of the layers that have the most.
+int most_q_heads(const CacheOptions& cache);
+/// The number of query heads of a KV head, of the layers that have the most of them.
+int most_heads_of_a_kv_head(const CacheOptions& cache);
+
 /// "4 ranks (kv 2 x head 2), 2 layers, 8/4 heads, ..."
 std::string describe(const CaseConfig& config, const Mesh& mesh);
 
