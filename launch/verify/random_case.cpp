@@ -269,6 +269,7 @@ class Simulation {
     PlanOptions& plan = options.plan;
     if (config_.cache.reproducible || plan.scatter == Scatter::kOwner) return;
     options.external = true;
+    options.engine = config_.engine;
     if (plan.block_mask || !random_.one_in(3)) return;
     options.lists = random_lists(batch);
     plan.kinds.clear();  // their mods, as these, may read the batch row

@@ -157,6 +157,7 @@ CaseConfig random_config(Random& random, const Mesh& mesh) {
   config.cache.placement = random.pick(kPlacements);
   if (random.one_in(4)) config.cache.window = random.integer(1, 60);
   if (!is_mla) draw_pages(random, config.cache);
+  if (random.one_in(3)) config.engine = random_form(random, config.cache.page_size);
   return config;
 }
 
@@ -213,13 +214,14 @@ std::string describe(const CaseConfig& config, const Mesh& mesh) {
   const CacheOptions& cache = config.cache;
   return fmt::format(
       "{} ranks (kv {} x head {}), {} layers, {}/{} heads, dims {}/{}, {} pages of {} tokens per "
-      "rank, {} {}{}, {} placement{}, windows of {} and {}",
+      "rank, {} {}{}, {} placement{}, windows of {} and {}{}",
       mesh.size(), mesh.kv_parallel(), mesh.head_parallel(), cache.layers, cache.q_heads,
       cache.kv_heads, cache.k_dim, cache.v_dim ? cache.v_dim : cache.k_dim, cache.pages_per_rank,
       cache.page_size, name(cache.page_kind), name(cache.dtype),
       info_of(cache.dtype).has_scales ? fmt::format(" scaled {}", name(cache.scales.kind)) : "",
       name(cache.placement), describe_groups(cache), cache.window,
-      cache.groups.empty() ? cache.window : cache.groups[0].window);
+      cache.groups.empty() ? cache.window : cache.groups[0].window,
+      config.engine ? ", an engine's pages " + describe(*config.engine) : "");
 }
 
 }  // namespace kvmesh::verify

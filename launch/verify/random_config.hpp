@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "kvmesh/kv_cache.hpp"
+#include "launch/verify/engine_pages.hpp"
 #include "launch/verify/random.hpp"
 
 namespace kvmesh::verify {
@@ -15,6 +17,8 @@ struct CaseConfig {
   std::int64_t max_sequences = 0;
   std::int64_t max_append = 0;   ///< tokens of one sequence in one step
   std::int64_t max_queries = 0;  ///< of one sequence in one step
+  /// Steps by page tables are over pages of this form; unset: over the cache's own.
+  std::optional<EngineForm> engine{};
 };
 
 /// Makes the caches reproducible: on GPUs of 16-bit pages and dims that are multiples of 8.
