@@ -34,10 +34,10 @@ def lengths_of(text):
 
 
 def combine_terms(point, rows):
-    """Each row is sent with its LSE, of four bytes."""
+    """Each row is sent with its LSE, of four bytes; rows that stay with their owners are not combined."""
     gpus, mine = point["gpus"], []
     for way, element in PARTIAL_BYTES.items():
-        takes_part = point.get("way") == way
+        takes_part = point.get("way") == way and point.get("scatter") != "owner"
         mine += [takes_part, takes_part * rows * (gpus - 1) / gpus * (element * DIM + 4)]
     return mine
 

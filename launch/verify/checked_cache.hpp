@@ -32,8 +32,11 @@ struct StepOptions {
   /// Plan the batch in place of an empty one. Not with a block mask, which fits one batch.
   bool replanned = false;
   /// Each layer runs by an ExternalPlan over page tables of the cache's pages. Not if reproducible,
-  /// nor with Scatter::kOwner or limits.
+  /// nor with Scatter::kOwner.
   bool external = false;
+  /// With `external`: the layer's pages are first copied to an engine's, in this form, if those can
+  /// take the batch, and the plan is over them. The cache's own get the new tokens, too.
+  std::optional<EngineForm> engine{};
   /// Queries see no other positions; with `external` alone, and no mod that reads the batch row.
   TokenLists lists{};
 };
@@ -103,6 +106,9 @@ class CheckedCache {
   /// `gathered`: where the queries of all heads are gathered first; empty: the input has them.
   void run_on_ranks(Step& step, int layer, const LayerInput& input, const TensorView& gathered,
                     const CombineOutput& output);
+  /// False, with nothing done, if an engine's pages cannot take the step.
+  bool try_on_engine(Step& step, int layer, const PlanOptions& of_layer, const LayerInput& given,
+                     const TensorView& gathered, const CombineOutput& output);
   template <class Plan, class Layer>
   void run_plan(Plan& plan, const Layer& layer, bool in_parts, const LayerInput& input,
                 const CombineOutput& output);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvmesh/external_pool.hpp"
+#include "launch/verify/engine_pages.hpp"
 
 namespace kvmesh::verify {
 
@@ -32,11 +33,24 @@ class CheckedExternal {
   ExternalPlan plan(int layer, std::span<const BatchEntry> batch, const PlanOptions& options,
                     const TokenLists& lists);
 
+  /// Pages of an engine, and the kernels over them.
+  struct Engine {
+    EnginePages pages;
+    ExternalPool pool;
+  };
+  /// Of layers like this one; null if such pages cannot take the batch, or the plan. The same on
+  /// every rank.
+  Engine* engine_for(int layer, const EngineForm& form, std::span<const EngineSequence> batch,
+                     const PlanOptions& options, const TokenLists& lists);
+
  private:
   ExternalPool& pool_of(int layer);
+  Engine& engine_of(int layer, const EngineForm& form);
+  int local_q_heads(int layer) const;
 
   KvCache& cache_;
   std::map<int, ExternalPool> pools_;  // by layer group
+  std::map<int, Engine> engines_;      // by layer group
 };
 
 }  // namespace kvmesh::verify

@@ -30,10 +30,6 @@ ConstTensorView some_heads(const TensorView& sinks, IndexRange heads) {
           sinks.device};
 }
 
-std::int64_t queries_of(const BatchEntry& entry) {
-  return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
-}
-
 HostTensor rounded_rows(const HostTensor& from, std::int64_t rows, Dtype dtype) {
   HostTensor to(dtype, rows, from.heads(), from.dim());
   for (std::int64_t row = 0; row < rows; ++row) {
@@ -219,74 +215,6 @@ LayerInput CheckedCache::inputs_alone(const Step& step, int layer, Inputs& input
   return all;
 }
 
-void CheckedCache::run_on_ranks(Step& step, int layer, const LayerInput& given,
-                                const TensorView& gathered, const CombineOutput& output) {
-  const StepOptions& options = step.options;
-  const bool in_parts = options.in_parts && !of(layer).reproducible;
-  if (!options.external) {
-    return run_plan(step.plan, layer, in_parts, with_gathered(step.plan, layer, given, gathered),
-                    output);
-  }
-  ExternalPlan plan = external_.plan(
-      layer, step.batch, options_of_layer(options.plan, layer, of(layer).window), options.lists);
-  const KvPool pool = cache_.pool(layer);
-  const LayerInput input = with_gathered(plan, pool, given, gathered);
-  if (options.lists.empty()) return run_plan(plan, pool, in_parts, input, output);
-  step.plan.append(layer, input.k, input.v);
-  run_plan(plan, pool, false, {.q = input.q, .sinks = input.sinks}, output);
-}
-
-template <class Plan, class Layer>
-void CheckedCache::run_plan(Plan& plan, const Layer& layer, bool in_parts, const LayerInput& input,
-                            const CombineOutput& output) {
-  if (!in_parts) return plan.run(layer, input, output);
-  const std::int64_t rows = plan.query_tokens(), heads = input.q.size(1);
-  HostTensor partial_o(Dtype::kFloat32, rows, heads, output.o.size(2), mesh_->device());
-  HostTensor partial_lse(Dtype::kFloat32, rows, heads, 1, mesh_->device());
-  const Partial mine{partial_o.on_device(), partial_lse.matrix_on_device()};
-  plan.append(layer, input.k, input.v);
-  plan.attend_partial(layer, input.q, mine, {}, input.sinks);
-  mesh_->wait({}, "attend_partial");
-  partial_o.fetch();
-  expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
-  if constexpr (std::is_same_v<Plan, StepPlan>) {
-    plan.combine(mine, output, {}, layer);
-  } else {
-    plan.combine(mine, output);
-  }
-}
-
-template <class Plan, class Layer>
-LayerInput CheckedCache::with_gathered(Plan& plan, const Layer& layer, const LayerInput& input,
-                                       const TensorView& gathered) const {
-  if (gathered.empty()) return input;
-  const IndexRange heads = share_of(input.q.size(1), mesh_->kv_rank().value, mesh_->kv_parallel());
-  ConstTensorView share = input.q;
-  share.data = static_cast<const std::byte*>(share.data) +
-               heads.begin * share.stride(1) * static_cast<std::int64_t>(size_bytes(share.dtype));
-  share.shape[1] = heads.size();
-  if constexpr (std::is_same_v<Plan, StepPlan>) {
-    plan.gather_queries(layer, share, gathered);
-  } else {
-    plan.gather_queries(share, gathered);
-  }
-  LayerInput all = input;
-  all.q = gathered;
-  return all;
-}
-
-void CheckedCache::compare_gathered(const Step& step, HostTensor& gathered, const HostTensor& q,
-                                    IndexRange heads) {
-  gathered.fetch();
-  expect(gathered.gaps_untouched(), "gather_queries wrote between the rows of its output");
-  for (std::int64_t row = 0; row < step.single.query_tokens(); ++row) {
-    for (std::int64_t head = 0; head < heads.size(); ++head) {
-      expect(gathered.elements(row, head) == q.elements(row, heads.begin + head),
-             "gather_queries: wrong queries");
-    }
-  }
-}
-
 CheckedCache::Outputs CheckedCache::outputs_of(const Step& step, int layer) const {
   const CacheOptions& cache = of(layer);
   const std::int64_t queries = step.single.query_tokens();
@@ -306,9 +234,9 @@ CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const Co
   }
   std::vector<BatchEntry> batch(step.batch.begin(), step.batch.end());
   for (BatchEntry& entry : batch) entry.sequence = twins_.at(entry.sequence);
-  single_external_
-      .plan(layer, batch, options_of_layer(step.options.plan, layer, of(layer).window),
-            step.options.lists)
+  PlanOptions options = options_of_layer(step.options.plan, layer, of(layer).window);
+  options.limits.reset();
+  single_external_.plan(layer, batch, options, step.options.lists)
       .attend_partial(single_.pool(layer), q, all, {}, sinks);
   return out;
 }

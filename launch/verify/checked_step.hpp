@@ -8,6 +8,11 @@
 
 namespace kvmesh::verify {
 
+/// Its number of queries.
+inline std::int64_t queries_of(const BatchEntry& entry) {
+  return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+}
+
 /// Fills the pages that no sequence holds with NaN.
 void poison_free_pages(KvCache& cache);
 

@@ -137,7 +137,7 @@ class Simulation {
   std::optional<CheckedBlockMask> random_block_mask(const std::vector<BatchEntry>& batch,
                                                     const MaskMod& mask) {
     BlockMaskShape shape{.batch = std::ssize(batch),
-                         .heads = config_.cache.q_heads,
+                         .heads = has_equal_q_heads(config_.cache) ? config_.cache.q_heads : 1,
                          .q_block = random_.pick(std::vector{1, 2, 5, 16, 128}),
                          .kv_block = config_.cache.page_size};
     for (const BatchEntry& entry : batch) {
@@ -149,8 +149,9 @@ class Simulation {
       shape.q_start.push_back(static_cast<std::int32_t>(kv_len - queries));
     }
     if (shape.batch == 0 || shape.kv_len == 0 || shape.q_len == 0) return std::nullopt;
-    return random_.coin() ? created_block_mask(mask, shape)
-                          : listed_block_mask(random_, mask, shape);
+    // One list for all heads cannot be made from a mask that depends on them.
+    return shape.heads > 1 && random_.coin() ? created_block_mask(mask, shape)
+                                             : listed_block_mask(random_, mask, shape);
   }
 
   /// Not far above 1 / sqrt(k_dim): `kTolerance` is for dot products of that size.
@@ -160,8 +161,8 @@ class Simulation {
   }
 
   void draw_attention(PlanOptions& plan) {
-    plan.mask = random_mask(random_, config_.cache.q_heads, config_.max_append).mask;
-    plan.score = random_score(random_, config_.cache.q_heads).score;
+    plan.mask = random_mask(random_, q_heads_, config_.max_append).mask;
+    plan.score = random_score(random_, q_heads_).score;
     if (random_.one_in(4)) plan.scale = random_scale();
     plan.scatter = random_.pick(
         std::vector{Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner});
@@ -184,8 +185,8 @@ class Simulation {
   void draw_kinds(PlanOptions& plan) {
     if (!random_.one_in(3)) return;
     plan.kinds = {{.layers = {config_.cache.layers - 1},
-                   .mask = random_mask(random_, config_.cache.q_heads, config_.max_append).mask,
-                   .score = random_score(random_, config_.cache.q_heads).score}};
+                   .mask = random_mask(random_, q_heads_, config_.max_append).mask,
+                   .score = random_score(random_, q_heads_).score}};
   }
 
   void draw_run(bool has_block_mask, StepOptions& options) {
@@ -197,6 +198,23 @@ class Simulation {
     options.in_parts = random_.one_in(3);
     options.replanned = !has_block_mask && random_.coin();
     options.gathers = random_.one_in(3);
+  }
+
+  /// Gives some plans room for larger batches, as captured graphs have. A GPU then takes at most 64
+  /// rows of a sequence and KV head.
+  void draw_limits(const std::vector<BatchEntry>& batch, PlanOptions& plan) {
+    if (plan.block_mask || !random_.one_in(3)) return;
+    const std::int64_t most = std::max(1, 64 / most_heads_of_a_kv_head(config_.cache));
+    std::int64_t tokens = 1;
+    for (const BatchEntry& entry : batch) {
+      tokens = std::max({tokens, entry.append_tokens, entry.query_tokens});
+    }
+    if (tokens > most) return;
+    plan.limits = {
+        .sequences = std::max<std::int64_t>(1, std::ssize(batch) + random_.integer(0, 2)),
+        .query_tokens = random_.integer(tokens, std::min(most, tokens + 3)),
+        .pages = random_.coin() ? 0 : random_.integer(1, config_.cache.pages_per_rank),
+        .shares_prefixes = random_.coin()};
   }
 
   void step() {
@@ -212,6 +230,7 @@ class Simulation {
     } else {
       draw_kinds(plan);
     }
+    draw_limits(batch, plan);
     draw_run(blocks.has_value(), options);
     if (random_.one_in(4)) draw_external(batch, options);
     std::vector<KeptTokens> accepted;
@@ -250,6 +269,7 @@ class Simulation {
     PlanOptions& plan = options.plan;
     if (config_.cache.reproducible || plan.scatter == Scatter::kOwner) return;
     options.external = true;
+    options.engine = config_.engine;
     if (plan.block_mask || !random_.one_in(3)) return;
     options.lists = random_lists(batch);
     plan.kinds.clear();  // their mods, as these, may read the batch row
@@ -273,6 +293,7 @@ class Simulation {
   }
 
   const CaseConfig& config_;
+  const int q_heads_ = most_q_heads(config_.cache);  // for which mods are made
   Random& random_;
   CheckedCache cache_;
   mods::DraftTrees trees_{static_cast<int>(config_.max_sequences), kMostDrafts};

@@ -21,8 +21,9 @@ struct CaseResult {
 /// Runs cases on the ranks of a mesh, in every arrangement kv_parallel x head_parallel of them that
 /// a seed may choose. A case creates, forks, truncates and erases sequences and runs steps over
 /// random batches of them: prefill, decode, several queries, draft trees of which some tokens are
-/// kept, any mods, dtypes and scatters, in pools that are small enough to run out. Some steps run
-/// by page tables as of an engine's own pages, and some of these with token lists.
+/// kept, any mods, dtypes and scatters, in pools that are small enough to run out. Some plans have
+/// limits. Some steps run by page tables, in a third of the cases over pages of an engine's own
+/// form and ownership, and some of these with token lists.
 class CaseRunner {
  public:
   /// @throws InvalidArgument for rules that exclude each other. Collective.

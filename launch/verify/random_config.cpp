@@ -97,7 +97,7 @@ int heads_of(const LayerGroup& group, const CacheOptions& cache) {
   return group.kv_heads == 0 ? cache.kv_heads : group.kv_heads;
 }
 
-/// The last layer, with pages of its own kind and dims.
+/// The last layer, with heads of its own and pages of its own kind and dims.
 LayerGroup random_group(Random& random, const CacheOptions& cache) {
   const std::vector<int> dims{1, 8, 20, 64, 96};
   LayerGroup group{.layers = {cache.layers - 1},
@@ -107,6 +107,13 @@ LayerGroup random_group(Random& random, const CacheOptions& cache) {
                    .page_kind = random.coin() ? PageKind::kKv : PageKind::kLatent,
                    .window = random.coin() ? random.integer(1, 30) : 0,
                    .page_share = random.coin() ? 1.0 : 3.0};
+  if (random.coin()) {
+    group.q_heads = heads_of(group, cache) * random.pick(std::vector{1, 2, 3, 5});
+  }
+  if (random.coin()) {
+    const int v_dim = random.pick(dims);
+    group.v_dim = *group.page_kind == PageKind::kLatent ? std::min(v_dim, group.k_dim) : v_dim;
+  }
   if (cache.scales.kind == ScaleKind::kPerHead || random.coin()) {  // those are of its heads alone
     group.scales =
         random_scales(random, random.pick(kScaleKinds), heads_of(group, cache), *group.page_kind);
@@ -128,6 +135,17 @@ void draw_pages(Random& random, CacheOptions& cache) {
   }
 }
 
+/// ", two layer groups ..." or the like; empty: all layers are alike.
+std::string describe_groups(const CacheOptions& cache) {
+  if (cache.groups.empty()) return "";
+  const LayerGroup& group = cache.groups[0];
+  if (group.state_bytes > 0) return ", a layer with states";
+  return fmt::format(", two layer groups (the other one {}/{} heads, dims {}/{}, {} {})",
+                     group.q_heads ? group.q_heads : cache.q_heads, heads_of(group, cache),
+                     group.k_dim, group.v_dim ? group.v_dim : group.k_dim, name(*group.page_kind),
+                     name(*group.dtype));
+}
+
 }  // namespace
 
 CaseConfig random_config(Random& random, const Mesh& mesh) {
@@ -139,7 +157,27 @@ CaseConfig random_config(Random& random, const Mesh& mesh) {
   config.cache.placement = random.pick(kPlacements);
   if (random.one_in(4)) config.cache.window = random.integer(1, 60);
   if (!is_mla) draw_pages(random, config.cache);
+  if (random.one_in(3)) config.engine = random_form(random, config.cache.page_size);
   return config;
+}
+
+bool has_equal_q_heads(const CacheOptions& cache) {
+  return std::ranges::all_of(cache.groups, [&](const LayerGroup& group) {
+    return group.state_bytes > 0 || group.q_heads == 0 || group.q_heads == cache.q_heads;
+  });
+}
+
+int most_q_heads(const CacheOptions& cache) {
+  return std::max(cache.q_heads, cache.groups.empty() ? 0 : cache.groups[0].q_heads);
+}
+
+int most_heads_of_a_kv_head(const CacheOptions& cache) {
+  int most = cache.q_heads / cache.kv_heads;
+  for (const LayerGroup& group : cache.groups) {
+    const int q_heads = group.q_heads ? group.q_heads : cache.q_heads;
+    most = std::max(most, q_heads / heads_of(group, cache));
+  }
+  return most;
 }
 
 void make_reproducible(CaseConfig& config, Device device) {
@@ -158,6 +196,7 @@ void make_reproducible(CaseConfig& config, Device device) {
   for (LayerGroup& group : cache.groups) {
     group.dtype = half(group.dtype.value_or(cache.dtype));
     group.k_dim = whole_units(group.k_dim);
+    group.v_dim = whole_units(group.v_dim);
   }
 }
 
@@ -175,16 +214,14 @@ std::string describe(const CaseConfig& config, const Mesh& mesh) {
   const CacheOptions& cache = config.cache;
   return fmt::format(
       "{} ranks (kv {} x head {}), {} layers, {}/{} heads, dims {}/{}, {} pages of {} tokens per "
-      "rank, {} {}{}, {} placement{}, windows of {} and {}",
+      "rank, {} {}{}, {} placement{}, windows of {} and {}{}",
       mesh.size(), mesh.kv_parallel(), mesh.head_parallel(), cache.layers, cache.q_heads,
       cache.kv_heads, cache.k_dim, cache.v_dim ? cache.v_dim : cache.k_dim, cache.pages_per_rank,
       cache.page_size, name(cache.page_kind), name(cache.dtype),
       info_of(cache.dtype).has_scales ? fmt::format(" scaled {}", name(cache.scales.kind)) : "",
-      name(cache.placement),
-      cache.groups.empty()              ? ""
-      : cache.groups[0].state_bytes > 0 ? ", a layer with states"
-                                        : ", two layer groups",
-      cache.window, cache.groups.empty() ? cache.window : cache.groups[0].window);
+      name(cache.placement), describe_groups(cache), cache.window,
+      cache.groups.empty() ? cache.window : cache.groups[0].window,
+      config.engine ? ", an engine's pages " + describe(*config.engine) : "");
 }
 
 }  // namespace kvmesh::verify

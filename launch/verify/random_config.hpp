@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "kvmesh/kv_cache.hpp"
+#include "launch/verify/engine_pages.hpp"
 #include "launch/verify/random.hpp"
 
 namespace kvmesh::verify {
@@ -15,6 +17,8 @@ struct CaseConfig {
   std::int64_t max_sequences = 0;
   std::int64_t max_append = 0;   ///< tokens of one sequence in one step
   std::int64_t max_queries = 0;  ///< of one sequence in one step
+  /// Steps by page tables are over pages of this form; unset: over the cache's own.
+  std::optional<EngineForm> engine{};
 };
 
 /// Makes the caches reproducible: on GPUs of 16-bit pages and dims that are multiples of 8.
@@ -27,6 +31,13 @@ void give_scales(CaseConfig& config, ScaleKind kind, Random& random);
 /// that they are split among threads, and one in twelve, where no heads are spread over ranks,
 /// MLA's rows of 576 elements.
 CaseConfig random_config(Random& random, const Mesh& mesh);
+
+/// Whether all layers have as many query heads.
+bool has_equal_q_heads(const CacheOptions& cache);
+/// The number of query heads of the layers that have the most.
+int most_q_heads(const CacheOptions& cache);
+/// The number of query heads of a KV head, of the layers that have the most of them.
+int most_heads_of_a_kv_head(const CacheOptions& cache);
 
 /// "4 ranks (kv 2 x head 2), 2 layers, 8/4 heads, ..."
 std::string describe(const CaseConfig& config, const Mesh& mesh);

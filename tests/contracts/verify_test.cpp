@@ -1,4 +1,5 @@
 // Tests the checker itself: it must find wrong numbers.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -8,6 +9,7 @@
 #include "core/numbers/half.hpp"
 #include "launch/verify/checked_cache.hpp"
 #include "launch/verify/random_case.hpp"
+#include "launch/verify/random_config.hpp"
 #include "tests/contracts/on_each_placement.hpp"
 #include "tests/support/random.hpp"
 
@@ -198,6 +200,44 @@ TEST(VerifyCheckedCache, KeepsFreePagesFullOfNan) {
   EXPECT_FALSE(std::isnan(number));
   cache.truncate(sequence, 20);
   EXPECT_TRUE(std::isnan(number));
+}
+
+// As an engine plans a captured graph over its own pages: with room for more than the batch has.
+TEST(VerifyCheckedCache, PlansPageTablesWithLimits) {
+  for (int ranks : {1, 3}) {
+    run_on_threads(ranks, [](Mesh& mesh) {
+      CheckedCache cache(mesh, small_cache(kSmallShape), 7);
+      const SequenceId sequence = prompt(cache, 40);
+      const StepLimits limits{.sequences = 3, .query_tokens = 4};
+      EXPECT_TRUE(cache.step({{sequence, 2}}, {.plan = {.limits = limits}, .external = true}));
+      EXPECT_TRUE(
+          cache.step({{sequence, 1}},
+                     {.plan = {.limits = limits}, .external = true, .lists = {{5, -1, 0}, 3}}));
+      EXPECT_TRUE(cache.findings().good());
+      if (mesh.size() > 1) return;  // a rank need not have a row of its own
+      EXPECT_GT(cache.findings().rows(), 0);
+    });
+  }
+}
+
+TEST(VerifyConfig, DrawsHeadsAndDimsOfALayerGroup) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  Random random(seed_or(3));
+  int with_q_heads = 0, with_v_dim = 0;
+  for (int i = 0; i < 500; ++i) {
+    const verify::CaseConfig config = verify::random_config(random, mesh);
+    if (config.cache.groups.empty()) continue;
+    const KvCache cache(mesh, config.cache);
+    const CacheOptions& group = cache.group_options(1);
+    with_q_heads += group.state_bytes == 0 && group.q_heads != config.cache.q_heads;
+    with_v_dim += group.state_bytes == 0 && group.v_dim != group.k_dim;
+    if (group.state_bytes > 0) continue;
+    const std::string heads = fmt::format("the other one {}/{} heads, dims {}/{},", group.q_heads,
+                                          group.kv_heads, group.k_dim, group.v_dim);
+    EXPECT_NE(verify::describe(config, mesh).find(heads), std::string::npos) << heads;
+  }
+  EXPECT_GT(with_q_heads, 0);
+  EXPECT_GT(with_v_dim, 0);
 }
 
 TEST(VerifyCase, TakesTheKindOfScales) {

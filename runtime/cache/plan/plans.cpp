@@ -28,6 +28,7 @@ std::vector<SequenceSize> KvCache::State::check_batch(std::span<const BatchEntry
       check_step(groups[0].allocator, groups[0].options, batch, rules);
   const int heads = rules.block_mask ? rules.block_mask->shape().heads : 1;
   for (const CacheGroup& group : groups) {
+    if (group.options.state_bytes > 0) continue;  // has no heads
     require(heads == 1 || heads == group.options.q_heads,
             "plan: a block mask for {} heads, a layer group of {}", heads, group.options.q_heads);
     if (group.options.window > 0) check_window(group, batch, sizes, rules.block_mask);

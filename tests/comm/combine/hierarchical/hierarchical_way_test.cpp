@@ -1,10 +1,13 @@
 #include "comm/combine/hierarchical/hierarchical_way.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 
+#include "comm/combine/host/host_way.hpp"
 #include "kvmesh/error.hpp"
 #include "tests/comm/combine/combine_case.hpp"
 #include "tests/support/random.hpp"
@@ -65,36 +68,119 @@ TEST(HierarchicalWay, KnowsHeadsOfAllRanksAndRowsOfNan) {
   }
 }
 
+/// Counts the bytes that a rank sends to other hosts.
+class LinkCounter final : public Communicator {
+ public:
+  LinkCounter(Communicator& comm, const HostLayout& hosts) : comm_(&comm), hosts_(hosts) {}
+
+  Rank rank() const override { return comm_->rank(); }
+  int size() const override { return comm_->size(); }
+  std::string_view kind() const override { return comm_->kind(); }
+  void set_deadline(std::chrono::milliseconds deadline) override { comm_->set_deadline(deadline); }
+  std::chrono::milliseconds deadline() const override { return comm_->deadline(); }
+  std::uint64_t sent_bytes() const override { return sent_bytes_; }
+  std::unique_ptr<Communicator> split(int color, int key) override {
+    return comm_->split(color, key);
+  }
+  void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                std::string_view operation) override {
+    for (const Outgoing& out : outgoing) {
+      if (host_of(out.to) != host_of(rank())) sent_bytes_ += out.bytes.size();
+    }
+    comm_->exchange(outgoing, incoming, operation);
+  }
+
+ private:
+  int host_of(Rank rank) const { return rank.value / hosts_.per_host; }
+
+  Communicator* comm_;
+  HostLayout hosts_;
+  std::uint64_t sent_bytes_ = 0;
+};
+
+struct LinkCase {
+  HostLayout hosts;
+  std::int64_t tokens, heads, dim;  // heads of all ranks
+  Scatter scatter;
+
+  std::uint64_t ranks() const { return static_cast<std::uint64_t>(hosts.hosts * hosts.per_host); }
+  std::uint64_t rows() const { return static_cast<std::uint64_t>(tokens * heads); }
+  std::string describe() const {
+    return fmt::format("{} hosts of {}, {} tokens, {} heads, dim {}, to {}", hosts.hosts,
+                       hosts.per_host, tokens, heads, dim, name(scatter));
+  }
+};
+
 /// Bytes from host to host of a combine in which every rank takes part in every row.
-std::uint64_t bytes_between_hosts(const HostLayout& hosts, Scatter scatter) {
-  std::array<std::uint64_t, 8> sent{};
-  run_loopback(hosts.hosts * hosts.per_host, [&](Communicator& comm) {
-    HierarchyStages stages = stages_over_hosts(comm, hosts);
-    const Subset& across = *stages.across_comm;
-    const int me = comm.rank().value;
-    HierarchicalWay way(comm.rank(), hosts, Device{}, std::move(stages));
-    CombineCase test = full_case(comm.size(), 24, 2 * comm.size(), 64, scatter);
-    run_case(way, test, me, CombineStrategy::kAuto);
-    sent[static_cast<std::size_t>(me)] = across.sent_bytes();
+std::uint64_t bytes_between_hosts(const LinkCase& link, bool within_hosts_first) {
+  std::atomic<std::uint64_t> sum = 0;
+  run_loopback(static_cast<int>(link.ranks()), [&](Communicator& comm) {
+    LinkCounter counted(comm, link.hosts);
+    std::unique_ptr<CombineWay> way =
+        std::make_unique<HostWay>(std::make_shared<RowExchange>(counted));
+    if (within_hosts_first) {
+      way = std::make_unique<HierarchicalWay>(comm.rank(), link.hosts, Device{},
+                                              stages_over_hosts(counted, link.hosts));
+    }
+    CombineCase test = full_case(comm.size(), link.tokens, link.heads, link.dim, link.scatter);
+    run_case(*way, test, comm.rank().value, CombineStrategy::kAllToAll);
+    sum += counted.sent_bytes();
   });
-  std::uint64_t sum = 0;
-  for (const std::uint64_t bytes : sent) sum += bytes;
   return sum;
 }
 
-TEST(HierarchicalWay, SendsEachRowOncePerHost) {
+/// `messages` of which each has the plan's digest, and `rows` in all of them.
+std::uint64_t bytes_of(const LinkCase& link, std::uint64_t rows, std::uint64_t messages) {
+  const auto dim = static_cast<std::uint64_t>(link.dim);
+  return rows * (dim + 1) * sizeof(float) + messages * sizeof(PlanDigest);
+}
+
+// Every host sends each row to its owner once: per_host times fewer than without hosts.
+TEST(HierarchicalWay, SendsEachRowToItsOwnerOncePerHost) {
   for (const HostLayout& hosts : kLayouts) {
-    const int ranks = hosts.hosts * hosts.per_host;
-    constexpr std::uint64_t kTokens = 24, kRowBytes = (64 + 1) * sizeof(float);
-    const std::uint64_t rows = kTokens * 2 * static_cast<std::uint64_t>(ranks);
-    const auto others = static_cast<std::uint64_t>(hosts.hosts - 1);
-    // Without hosts each rank sends rows to each rank of the other hosts: per_host times as many.
-    const std::uint64_t to_owners = others * rows * kRowBytes;
-    const std::uint64_t slack = to_owners / 20;  // digests
-    EXPECT_NEAR(static_cast<double>(bytes_between_hosts(hosts, Scatter::kHeads)),
-                static_cast<double>(to_owners), static_cast<double>(slack));
-    EXPECT_LE(bytes_between_hosts(hosts, Scatter::kAll),
-              others * static_cast<std::uint64_t>(hosts.hosts) * rows * kRowBytes + slack);
+    for (const auto& [tokens, heads, dim] : {std::array{1, 1, 16}, std::array{3, 2, 128},
+                                             std::array{24, 2, 64}, std::array{65, 1, 5}}) {
+      LinkCase link{hosts, tokens, 0, dim, Scatter::kHeads};
+      link.heads = heads * static_cast<std::int64_t>(link.ranks());
+      SCOPED_TRACE(link.describe());
+      const auto others = static_cast<std::uint64_t>(hosts.hosts - 1);
+      const auto per_host = static_cast<std::uint64_t>(hosts.per_host);
+      const std::uint64_t hierarchical = bytes_between_hosts(link, true);
+      const std::uint64_t flat = bytes_between_hosts(link, false);
+      EXPECT_EQ(hierarchical, bytes_of(link, others * link.rows(), others * link.ranks()));
+      EXPECT_EQ(flat, per_host * hierarchical);
+      EXPECT_LE(2 * hierarchical, flat);
+    }
+  }
+}
+
+// Where all ranks get all rows, few rows go to everyone at once, and many to an owner, which sends
+// them on when they are merged. Either is decided by the bytes: here both ways do the same.
+TEST(HierarchicalWay, SendsRowsToAllOncePerHost) {
+  struct Shape {
+    std::int64_t tokens, heads, dim;
+    bool by_owners;
+  };
+  for (const HostLayout& hosts : kLayouts) {
+    for (const Shape& shape :
+         {Shape{6, 2, 16, false}, Shape{12, 3, 32, false}, Shape{96, 4, 1030, true}}) {
+      const LinkCase link{hosts, shape.tokens, shape.heads, shape.dim, Scatter::kAll};
+      SCOPED_TRACE(link.describe());
+      const auto n = static_cast<std::uint64_t>(hosts.hosts);
+      const std::uint64_t ranks = link.ranks();
+      // Of each rank's messages to all others, these leave its host.
+      const std::uint64_t far = ranks - ranks / n;
+      // To owners and from owners, or each rank's own partial of every row to every other one.
+      const std::uint64_t steps = shape.by_owners ? 2 : 1;
+      const std::uint64_t hierarchical_rows = shape.by_owners ? 2 * (n - 1) : n * (n - 1);
+      const std::uint64_t flat_rows = shape.by_owners ? 2 * far : ranks * far;
+      const std::uint64_t hierarchical = bytes_between_hosts(link, true);
+      const std::uint64_t flat = bytes_between_hosts(link, false);
+      EXPECT_EQ(hierarchical,
+                bytes_of(link, hierarchical_rows * link.rows(), steps * ranks * (n - 1)));
+      EXPECT_EQ(flat, bytes_of(link, flat_rows * link.rows(), steps * ranks * far));
+      EXPECT_LE(2 * hierarchical, flat);
+    }
   }
 }
 
