@@ -235,6 +235,12 @@ std::uint32_t PageAllocator::generation(PageId page) const {
   return of(state_).pools().generation(page);
 }
 
+bool PageAllocator::is_current(PageId page, std::uint32_t generation) const {
+  const PagePools& pools = of(state_).pools();
+  return pools.contains(page) && (pools.in_use(page) || pools.is_cached(page)) &&
+         pools.generation(page) == generation;
+}
+
 std::uint64_t PageAllocator::digest() const { return of(state_).journal().digest(); }
 
 std::vector<JournalEntry> PageAllocator::journal() const { return of(state_).journal().entries(); }

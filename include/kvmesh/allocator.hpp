@@ -299,8 +299,13 @@ class PageAllocator {
   std::int32_t reference_count(PageId page) const;
   /// Returns whether one sequence holds the page and it is not published.
   bool is_writable(PageId page) const;
-  /// The number of times the page was handed out: a reader that stored it can detect reuse.
+  /// The number of times the page was handed out.
   std::uint32_t generation(PageId page) const;
+  /// A PageId names a place, which may have other content later. Returns whether the place has been
+  /// held or cached without a break since `generation(page)` returned `generation`, so it is false
+  /// for a page that was freed, evicted, moved or handed out again, and for one in no pool.
+  /// REQUIRES: the page was held or cached then.
+  bool is_current(PageId page, std::uint32_t generation) const;
 
   /// A hash of the history, O(1): of the options (without id_space), of every operation that
   /// succeeded with its arguments, even if it changed nothing, and of every page handed out or

@@ -27,7 +27,10 @@ struct TierOptions {
   /// Files and folders are on the disk before a store is completed. Without it a crash of the
   /// machine may leave files whose checksums are wrong: they are misses.
   bool durable = false;
-  /// Files are read and written around the system's cache (O_DIRECT), where the file system can.
+  /// Files are read and written around the system's cache (O_DIRECT), where the file system can. It
+  /// is for pages of about a MiB or more, and pays for stores, most for durable ones, and where the
+  /// system's memory is needed for something else: a file that is read again is then read from the
+  /// disk again.
   bool direct = false;
   /// The most pages that one operation of the cache stores; the rest of what it evicts is dropped,
   /// and counted (TierCounts::drops).

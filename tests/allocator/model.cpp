@@ -184,7 +184,9 @@ void Model::check(const PageAllocator& allocator) const {
       free += count == counts.end() && index < pool_pages(page.rank()) ? 1 : 0;
       ASSERT_EQ(allocator.reference_count(page), count == counts.end() ? 0 : count->second);
       const auto times = handed_out_.find(page);
-      ASSERT_EQ(allocator.generation(page), times == handed_out_.end() ? 0u : times->second);
+      const std::uint32_t generation = times == handed_out_.end() ? 0u : times->second;
+      ASSERT_EQ(allocator.generation(page), generation);
+      ASSERT_EQ(allocator.is_current(page, generation), count != counts.end());
     }
     ASSERT_EQ(allocator.free_pages(PageRank{rank}), free);
     ASSERT_EQ(allocator.pool_pages(PageRank{rank}), pool_pages(PageRank{rank}));

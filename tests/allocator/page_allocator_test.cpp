@@ -241,6 +241,46 @@ TEST(PageAllocator, RejectsStaleIdsInEveryCall) {
   EXPECT_THROW(allocator.erase(SequenceId{}), UnknownSequence);
 }
 
+TEST(PageAllocator, KnowsAStalePageByItsGeneration) {
+  PageAllocator allocator({.ranks = 1,
+                           .pages_per_rank = 2,
+                           .page_size = 4,
+                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}});
+  const SequenceId id = allocator.create();
+  allocator.append(id, 4);
+  const PageId page = allocator.pages(id)[0];
+  const std::uint32_t generation = allocator.generation(page);
+  EXPECT_TRUE(allocator.is_current(page, generation));
+  EXPECT_FALSE(allocator.is_current(page, generation + 1));
+  PrefixKey key(allocator.prefix_rules());
+  key.append(std::vector<std::int32_t>{1, 2, 3, 4});
+  allocator.publish(id, key);
+  allocator.erase(id);
+  EXPECT_TRUE(allocator.is_current(page, generation)) << "cached";
+
+  const SequenceId other = allocator.create();
+  allocator.append(other, 8);  // evicts it
+  EXPECT_FALSE(allocator.is_current(page, generation)) << "handed out again";
+  EXPECT_TRUE(allocator.is_current(page, generation + 1));
+  allocator.erase(other);
+  EXPECT_FALSE(allocator.is_current(page, generation + 1)) << "free";
+  EXPECT_FALSE(allocator.is_current(PageId(), 0)) << "in no pool";
+}
+
+TEST(PageAllocator, APageThatMovedIsStale) {
+  PageAllocator allocator({.ranks = 2, .pages_per_rank = 4, .page_size = 4});
+  const SequenceId id = allocator.create();
+  allocator.append(id, 4);
+  const PageId page = allocator.pages(id)[0];
+  const std::uint32_t generation = allocator.generation(page);
+  ASSERT_EQ(allocator.start_resize(page.rank(), 0).size(), 1u);
+  EXPECT_TRUE(allocator.is_current(page, generation)) << "while it is copied";
+  allocator.finish_moves();
+  EXPECT_FALSE(allocator.is_current(page, generation));
+  const PageId place = allocator.pages(id)[0];
+  EXPECT_TRUE(allocator.is_current(place, allocator.generation(place)));
+}
+
 TEST(PageAllocator, RejectsPagesAndRanksOutOfRange) {
   PageAllocator allocator({.ranks = 2, .pages_per_rank = 8});
   EXPECT_THROW(allocator.reference_count(PageId{}), InvalidArgument);

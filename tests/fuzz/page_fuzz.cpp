@@ -10,6 +10,7 @@
 
 #include "core/crc32c.hpp"
 #include "runtime/tiers/page_file.hpp"
+#include "tests/fuzz/target.hpp"
 
 namespace {
 
@@ -51,9 +52,9 @@ void put_checksum(std::vector<std::byte>& file) {
 
 }  // namespace
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  if (size == 0) return 0;
-  const auto bytes = std::as_bytes(std::span(data, size)).subspan(1);
+bool reads(std::span<const std::uint8_t> data) {
+  if (data.empty()) return false;
+  const auto bytes = std::as_bytes(data).subspan(1);
   std::vector<std::byte> file(bytes.begin(), bytes.end());
   if (data[0] % 2 == 0) put_checksum(file);
   PageHash hash;
@@ -63,10 +64,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const FileFault fault = read_page_file(calls, "a/b", kShape, hash, buffer, {});
   const std::size_t seen = std::min(file.size(), buffer.size());
   if (fault != check_page_file(std::span(file).first(seen), kShape, hash)) abort();
-  if (fault != FileFault::kNone) return 0;
+  if (fault != FileFault::kNone) return false;
   std::vector<std::byte> again;
   MemoryCalls writer(again, 1);
   if (write_page_file(writer, "a/b", kShape, hash, buffer, {}) != FileFault::kNone) abort();
   if (again != file) abort();
-  return 0;
+  return true;
 }

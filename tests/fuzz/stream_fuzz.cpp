@@ -12,11 +12,12 @@
 
 #include "core/crc32c.hpp"
 #include "runtime/streams/sequence_format.hpp"
+#include "tests/fuzz/target.hpp"
 
 namespace {
 
 std::vector<std::byte> framed(std::span<const std::byte> fields) {
-  std::vector<std::byte> stream = kvmesh::encode({.groups = {}});
+  std::vector<std::byte> stream = kvmesh::encode(kvmesh::SequenceHeader{});
   stream.resize(12);  // magic and version
   const auto put = [&](std::uint32_t word) {
     const std::span<const std::byte> bytes = std::as_bytes(std::span(&word, 1));
@@ -75,13 +76,14 @@ void check(std::span<const std::byte> stream, bool adds_records) {
 
 }  // namespace
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  if (size == 0) return 0;
-  const auto bytes = std::as_bytes(std::span(data, size)).subspan(1);
+bool reads(std::span<const std::uint8_t> data) {
+  if (data.empty()) return false;
+  const auto bytes = std::as_bytes(data).subspan(1);
   try {
     const bool adds_records = data[0] / 2 % 2 == 1;
     data[0] % 2 == 0 ? check(framed(bytes), adds_records) : check(bytes, adds_records);
   } catch (const kvmesh::StreamError&) {
+    return false;
   }
-  return 0;
+  return true;
 }

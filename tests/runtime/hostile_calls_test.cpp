@@ -87,6 +87,7 @@ TEST_F(HostileAllocator, IdsPagesAndRanks) {
   for (PageId bad : {PageId(), PageId(PageRank{0}, 4), PageId(PageRank{2}, 0)}) {
     refuse<InvalidArgument>([&] { (void)allocator_.reference_count(bad); });
     refuse<InvalidArgument>([&] { (void)allocator_.generation(bad); });
+    EXPECT_FALSE(allocator_.is_current(bad, 0));
   }
 }
 
