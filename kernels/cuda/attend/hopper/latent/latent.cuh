@@ -308,7 +308,7 @@ class LatentMath {
     const int warp = threadIdx.x / 32;
 #pragma unroll 1
     for (int r = warp; r < task.rows; r += kMathWarps) {
-      PlainRow(p_, task, r, shared_.plain_query(warp)).run();
+      RarePlainRow(p_, task, r, shared_.plain_query(warp)).run();
     }
   }
 

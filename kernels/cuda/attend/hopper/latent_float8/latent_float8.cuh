@@ -336,7 +336,7 @@ class LatentFloat8Math : ThreadColumns {
     const int warp = opaque(threadIdx.x / 32);  // else its memory's place is in registers
 #pragma unroll 1
     for (int r = warp; r < task.rows; r += kMathWarps) {
-      PlainRow(p_, task, r, shared_.plain_query(warp), &scales_).run();
+      RarePlainRow(p_, task, r, shared_.plain_query(warp), &scales_).run();
     }
     Teams::sync();  // the next piece's queries come into the same place
   }

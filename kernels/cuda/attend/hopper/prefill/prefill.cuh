@@ -314,7 +314,7 @@ class PrefillMath : PrefillTeam {
     const int end = min(task.rows, warp() * 16 + 16);
 #pragma unroll 1
     for (int r = warp() * 16; r < end; ++r) {
-      PlainRow(p_, task, r, shared_.plain_query(warp()), &scales_).run();
+      RarePlainRow(p_, task, r, shared_.plain_query(warp()), &scales_).run();
     }
   }
 
