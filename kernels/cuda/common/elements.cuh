@@ -14,7 +14,12 @@ __device__ inline float load_element(const void* from, std::int64_t index) {
   if constexpr (Type == Dtype::kFloat32) {
     return static_cast<const float*>(from)[index];
   } else if constexpr (Type == Dtype::kFloat8E4M3) {
-    return float8_to_float(static_cast<const std::uint8_t*>(from)[index]);
+    const std::uint8_t bits = static_cast<const std::uint8_t*>(from)[index];
+#if __CUDA_ARCH__ >= 890
+    return cvt_f32_f16(static_cast<std::uint16_t>(cvt_rn_f16x2_e4m3x2<0>(bits)));
+#else
+    return float8_to_float(bits);
+#endif
   } else {
     const std::uint16_t bits = static_cast<const std::uint16_t*>(from)[index];
     if constexpr (Type == Dtype::kFloat16) return cvt_f32_f16(bits);

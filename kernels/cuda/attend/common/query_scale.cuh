@@ -4,6 +4,8 @@
 #include <cstdint>
 
 #include "core/pod/float8.hpp"
+#include "core/pod/pair_sizes.hpp"
+#include "kernels/cuda/common/elements.cuh"
 
 namespace kvmesh::cuda {
 
@@ -18,6 +20,18 @@ struct QueryScale {
     up = __uint_as_float((268 - exponent) << 23);
     down = __uint_as_float((exponent - 14) << 23);
   }
+};
+
+/// The largest finite size of elements of the 16-bit type `Type`, which come in pairs.
+template <Dtype Type>
+class LargestOfPairs {
+ public:
+  __device__ void add(std::uint32_t pair) { sizes_ = max_s16x2(sizes_, Sizes::of(pair)); }
+  __device__ float size() const { return unpack_half<Type, 0>(Sizes::larger(sizes_)); }
+
+ private:
+  using Sizes = PairSizes<Type == Dtype::kFloat16 ? 0x7C00 : 0x7F80>;
+  std::uint32_t sizes_ = Sizes::kOfZeros;
 };
 
 /// Returns the larger of a row's largest size so far and an element's, if that is finite.

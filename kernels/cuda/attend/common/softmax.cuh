@@ -28,8 +28,8 @@ __device__ inline float weight_of(float score, float scale, float shift) {
 /// Natural, from a maximum of scores and a sum relative to it. `scale` is that of the exponents.
 __device__ inline float log_sum_exp(float scale, float max, float sum) {
   if (sum == 0.0f) return kNoKeys;
-  if (max == kNoKeys) return logf(sum);
-  return (kFoldScale ? max * scale * kLn2 : max) + logf(sum);
+  const float shift = max == kNoKeys ? 0.0f : kFoldScale ? max * scale * kLn2 : max;
+  return shift + logf(sum);
 }
 __device__ inline float log_sum_exp(const AttendParams& p, float max, float sum) {
   return log_sum_exp(exponent_scale(p), max, sum);

@@ -101,6 +101,12 @@ struct RowExponents {
     return keep;
   }
 
+  /// Puts the second row in the place of the first.
+  __device__ void take_second_row() {
+    reference[0] = reference[1];
+    sum[0] = sum[1];
+  }
+
   /// Ends the piece: sums over all columns.
   __device__ void add_up() {
 #pragma unroll

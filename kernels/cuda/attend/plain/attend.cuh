@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kPlainWarps)
   for (int piece = blockIdx.x; piece < pieces.count(); piece = pieces.next()) {
     const DeviceTask task = params.attend.tasks[piece];
     for (int r = warp; r < task.rows; r += kPlainWarps) {
-      PlainRow(params.attend, task, r, queries[warp], &params.scales).run();
+      PlainRow<4>(params.attend, task, r, queries[warp], &params.scales).run();
     }
   }
 }

@@ -12,7 +12,8 @@ namespace kvmesh::cuda {
 constexpr int kPoolBytes = info_of(kPoolType).bits / 8;
 constexpr int kLaneColumns = (kDimV + 31) / 32;  // columns of the output: lane, lane + 32, ...
 
-/// One row of a task.
+/// One row of a task. The values of `KeysAtOnce` keys are on their way at once.
+template <int KeysAtOnce>
 class PlainRow {
  public:
   /// `q` [kDimK] is this warp's memory in shared memory. Float8 pages need `scales`.
@@ -38,6 +39,7 @@ class PlainRow {
   __device__ void load_query() {
     __syncwarp();
     const std::int64_t at = row_.token * p_.q_token_stride + row_.head * p_.q_head_stride;
+#pragma unroll 4
     for (int d = lane(); d < kDimK; d += 32) q_[d] = load_element<kQueryType>(p_.q, at + d);
     __syncwarp();
   }
@@ -92,7 +94,7 @@ class PlainRow {
 
   /// A key without weight is left out: its value may be NaN. Weights include the values' factors.
   __device__ void add_values(int first, int page, float weight) {
-#pragma unroll 4
+#pragma unroll KeysAtOnce
     for (int j = 0; j < 32; ++j) {
       const float w = __shfl_sync(kAllLanes, weight, j);
       const char* row = place(p_.v, __shfl_sync(kAllLanes, page, j), first + j);
@@ -125,5 +127,9 @@ class PlainRow {
   float max_ = kNoKeys;
   float sum_ = 0.0f;
 };
+
+/// For kernels that rarely compute a row so: with up to 16 loads of a lane on their way, or those
+/// of one key, since more would only take longer to compile.
+using RarePlainRow = PlainRow<kLaneColumns <= 4 ? 4 : kLaneColumns <= 8 ? 2 : 1>;
 
 }  // namespace kvmesh::cuda

@@ -309,7 +309,7 @@ class DecodeMath {
   __device__ void attend_plainly(const DeviceTask& task, int slot) const {
 #pragma unroll 1
     for (int r = warp(); r < task.rows; r += kMathWarps) {
-      PlainRow(p_, task, r, shared_.plain_query(slot, warp()), &scales_).run();
+      RarePlainRow(p_, task, r, shared_.plain_query(slot, warp()), &scales_).run();
     }
   }
 

@@ -26,6 +26,7 @@
 #include "kernels/cuda/attend/hopper/instructions/wgmma.cuh"
 #include "kernels/cuda/attend/hopper/latent/latent_producer.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
+#include "kernels/cuda/attend/hopper/row_outputs.cuh"
 #include "kernels/cuda/attend/hopper/run_block.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
 
@@ -56,7 +57,6 @@ class LatentMath {
 
  private:
   static constexpr int kKeyTiles = kLatentKeys / 8;
-  static constexpr int kValueTiles = kTile.left_dim() / 8;
   using Scores = float[kLatentKeys / 2];
   static constexpr int kScoreSteps = kDimK / 16;
   static constexpr int kLeftSteps = kTile.left_dim() / 16;
@@ -237,13 +237,13 @@ class LatentMath {
   __device__ void modify(const DeviceTask& task, int first_key, int stage, bool check,
                          Scores& s) const {
     const Row rows[2] = {row_at(task, 0), row_at(task, 1)};
+    const int live = task.keys - first_key - lane() % 4 * 2;  // from this thread's first column on
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const int in_tile = 8 * j + lane() % 4 * 2 + c;
-        const Key key = key_of(shared_.visits(stage)[in_tile / kBoxRows], first_key + in_tile);
-        const bool is_live = key.number < task.keys;
+        const Key key = key_in_box(stage, first_key, 8 * j, c);
+        const bool is_live = 8 * j + c < live;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           float& score = s[4 * j + 2 * h + c];
@@ -251,6 +251,21 @@ class LatentMath {
           if (check && !(is_live && sees(p_, task, rows[h], key))) score = kNoKeys;
         }
       }
+    }
+  }
+
+  /// Returns the key of this thread's column `c` of the 8 from `of_8` on. What their box alone
+  /// decides is computed once for all, where a box has 8.
+  __device__ Key key_in_box(int stage, int first_key, int of_8, int c) const {
+    const int column = lane() % 4 * 2 + c;
+    const int in_tile = of_8 + column;
+    if constexpr (kBoxRows < 8) {
+      return key_of(shared_.visits(stage)[in_tile / kBoxRows], first_key + in_tile);
+    } else {
+      const int begin = of_8 / kBoxRows * kBoxRows;
+      const Key first = key_of(shared_.visits(stage)[of_8 / kBoxRows], first_key + begin);
+      return {first_key + in_tile, first.position + lane() % 4 * 2 + (of_8 - begin + c),
+              first.visit};
     }
   }
 
@@ -308,27 +323,27 @@ class LatentMath {
     const int warp = threadIdx.x / 32;
 #pragma unroll 1
     for (int r = warp; r < task.rows; r += kMathWarps) {
-      PlainRow(p_, task, r, shared_.plain_query(warp)).run();
+      RarePlainRow(p_, task, r, shared_.plain_query(warp)).run();
     }
   }
 
-  __device__ void store(const DeviceTask& task) const {
-    const int first = team_ * kTile.left_dim() + lane() % 4 * 2;
-#pragma unroll
+  __device__ void store(const DeviceTask& task) {
+#pragma unroll 1
     for (int h = 0; h < 2; ++h) {
       int r = row(h);
       asm volatile("" : "+r"(r));  // else its token and head are in registers all the while
-      if (r >= task.rows) continue;
-      const float lse = log_sum_exp(p_, exponents_.reference[h], exponents_.sum[h]);
-      const RowEnd end = row_end(p_, task, r, exponents_.sum[h], lse);
-      const OutputRow to = output_row(p_, task, r);
-#pragma unroll
-      for (int n = 0; n < kValueTiles; ++n) {
-        to.put_pair(first + n * 8, o_[4 * n + 2 * h] * end.factor,
-                    o_[4 * n + 2 * h + 1] * end.factor);
-      }
-      if (team_ == 0 && lane() % 4 == 0) put_lse(p_, task, r, end.lse);
+      if (r < task.rows) store_first_row(task, r);
+      exponents_.take_second_row();
+      take_second_row(o_);
     }
+  }
+
+  /// `r` is its number.
+  __device__ __forceinline__ void store_first_row(const DeviceTask& task, int r) const {
+    const float lse = log_sum_exp(p_, exponents_.reference[0], exponents_.sum[0]);
+    const RowEnd end = row_end(p_, task, r, exponents_.sum[0], lse);
+    store_pairs(output_row(p_, task, r), team_ * kTile.left_dim(), o_, end.factor);
+    if (team_ == 0 && lane() % 4 == 0) put_lse(p_, task, r, end.lse);
   }
 
   const AttendParams& p_;

@@ -30,6 +30,7 @@
 #include "kernels/cuda/attend/hopper/prefill/prefill_scores.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_team.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
+#include "kernels/cuda/attend/hopper/row_outputs.cuh"
 #include "kernels/cuda/attend/hopper/run_block.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
 #include "kernels/cuda/attend/plain/task_scale.cuh"
@@ -65,7 +66,6 @@ class PrefillMath : PrefillTeam {
   }
 
  private:
-  static constexpr int kValueTiles = kDimV / 8;
   using Scores = PrefillScores::Scores;
   using Weights = std::uint32_t[kPrefillKeys / 16][4];
 
@@ -314,49 +314,36 @@ class PrefillMath : PrefillTeam {
     const int end = min(task.rows, warp() * 16 + 16);
 #pragma unroll 1
     for (int r = warp() * 16; r < end; ++r) {
-      PlainRow(p_, task, r, shared_.plain_query(warp()), &scales_).run();
+      RarePlainRow(p_, task, r, shared_.plain_query(warp()), &scales_).run();
     }
   }
 
-  __device__ void store(const DeviceTask& task) const {
+  __device__ void store(const DeviceTask& task) {
     const float value_scale = kRowScales ? values_.unit() : task_scale(scales_.v, task);
-#pragma unroll
+#pragma unroll 1
     for (int h = 0; h < 2; ++h) {
-      const int r = row(h);
-      const bool is_there = r < task.rows;
-      const float lse =
-          log_sum_exp(scale_of_row(scale(), h), exponents_.reference[h], exponents_.sum[h]);
-      RowEnd end = row_end(p_, task, r, exponents_.sum[h], lse);
-      end.factor *= value_scale;
-      const OutputRow to = output_row(p_, task, min(r, task.rows - 1));
-      if (__all_sync(kAllLanes, to.has_units())) {
-#pragma unroll
-        for (int q = 0; q < kValueTiles / 4; ++q) put_units(to, q, h, end.factor, is_there);
-      } else if (is_there) {
-#pragma unroll
-        for (int n = 0; n < kValueTiles; ++n) {
-          to.put_pair(n * 8 + lane() % 4 * 2, o_[4 * n + 2 * h] * end.factor,
-                      o_[4 * n + 2 * h + 1] * end.factor);
-        }
-      }
-      if (is_there && lane() % 4 == 0) put_lse(p_, task, r, end.lse);
+      store_first_row(task, row(h), value_scale);
+      exponents_.take_second_row();
+      take_second_row(o_);
+      factors_[0] = factors_[1];
     }
   }
 
-  /// Four lanes have a row. They exchange their columns of 32, so that each stores 8 in a row.
-  __device__ void put_units(const OutputRow& to, int q, int h, float factor, bool is_there) const {
-    const int c = lane() % 4;
-    std::uint32_t x[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int at = 4 * (4 * q + j) + 2 * h;
-      x[j] = to.pair_of(o_[at] * factor, o_[at + 1] * factor);
+  /// `r` is its number.
+  __device__ __forceinline__ void store_first_row(const DeviceTask& task, int r,
+                                                  float value_scale) const {
+    const bool is_there = r < task.rows;
+    const float lse =
+        log_sum_exp(scale_of_row(scale(), 0), exponents_.reference[0], exponents_.sum[0]);
+    RowEnd end = row_end(p_, task, r, exponents_.sum[0], lse);
+    end.factor *= value_scale;
+    const OutputRow to = output_row(p_, task, min(r, task.rows - 1));
+    if (__all_sync(kAllLanes, to.has_units())) {
+      store_units(to, o_, end.factor, is_there);
+    } else if (is_there) {
+      store_pairs(to, 0, o_, end.factor);
     }
-    exchange_halves(x[0], x[1], 1);
-    exchange_halves(x[2], x[3], 1);
-    exchange_halves(x[0], x[2], 2);
-    exchange_halves(x[1], x[3], 2);
-    if (is_there) to.put_unit(q * 32 + c * 8, uint4{x[0], x[1], x[2], x[3]});
+    if (is_there && lane() % 4 == 0) put_lse(p_, task, r, end.lse);
   }
 
   /// False with a score mod, masks per head, or large dims: then registers do not suffice for

@@ -65,22 +65,20 @@ class Float8Queries {
   /// Four lanes have a row.
   template <class Place>
   __device__ void find_scales(const Place& place, float (&up)[2]) {
-    float largest[2] = {0.0f, 0.0f};
+    LargestOfPairs<kStored> pairs[2];
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
       std::uint32_t a[4];
       ldmatrix_x4(a, place(k));
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        largest[i % 2] = larger_size(largest[i % 2], low(a[i]));
-        largest[i % 2] = larger_size(largest[i % 2], high(a[i]));
-      }
+      for (int i = 0; i < 4; ++i) pairs[i % 2].add(a[i]);
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      largest[h] = fmaxf(largest[h], __shfl_xor_sync(kAllLanes, largest[h], 1));
-      largest[h] = fmaxf(largest[h], __shfl_xor_sync(kAllLanes, largest[h], 2));
-      const QueryScale scale(largest[h]);
+      float largest = pairs[h].size();
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+      const QueryScale scale(largest);
       up[h] = scale.up;
       down[h] = scale.down;
     }

@@ -121,15 +121,19 @@ class PrefillScores {
 
   /// Hides what is not visible, page by page.
   __device__ __forceinline__ void hide(Scores& s) const {
+    // What the box or the tile alone decides is computed once: the rest is compiled 64 times.
+    const int live = task_.keys - first_key_, live_of_thread = live - first_column();
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
-      const bool is_masked = shared_.visits(kept_)[8 * j / kBoxRows].masked;
-      if (!is_masked && first_key_ + 8 * j + 8 <= task_.keys) continue;
+      const PageVisit& visit = shared_.visits(kept_)[8 * j / kBoxRows];
+      if (!visit.masked && 8 * j + 8 <= live) continue;
+      Key first = key_of(visit, first_key_ + 8 * j / kBoxRows * kBoxRows);
+      first.position += first_column();
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const int in_tile = 8 * j + first_column() + c;
-        const Key key = key_of(shared_.visits(kept_)[in_tile / kBoxRows], first_key_ + in_tile);
-        const bool is_live = key.number < task_.keys;
+        const Key key{first_key_ + 8 * j + first_column() + c,
+                      first.position + 8 * j % kBoxRows + c, first.visit};
+        const bool is_live = 8 * j + c < live_of_thread;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           float& score = s[4 * j + 2 * h + c];
