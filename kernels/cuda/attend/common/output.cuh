@@ -18,7 +18,8 @@ class OutputRow {
   __device__ OutputRow(void* output, Dtype type, std::int64_t first)
       : row_(static_cast<char*>(output) + first * (type == Dtype::kFloat32 ? 4 : 2)),
         type_(type),
-        has_pairs_(reinterpret_cast<std::uint64_t>(row_) % 4 == 0) {}
+        has_pairs_(reinterpret_cast<std::uint64_t>(row_) % (type == Dtype::kFloat32 ? 8 : 4) == 0) {
+  }
 
   __device__ void put(int column, float value) const {
     if (type_ == Dtype::kFloat32) {
@@ -31,8 +32,7 @@ class OutputRow {
   /// Stores two neighbours. REQUIRES: `column` is even.
   __device__ void put_pair(int column, float first, float second) const {
     if (type_ == Dtype::kFloat32) {
-      store_element<Dtype::kFloat32>(row_, column, first);
-      store_element<Dtype::kFloat32>(row_, column + 1, second);
+      put_floats(column, {first, second});
       return;
     }
     const std::uint32_t pair = pair_of(first, second);
@@ -51,9 +51,7 @@ class OutputRow {
     if (type_ == Dtype::kFloat32) {
 #pragma unroll
       for (int n = 0; n < Count; ++n) {
-        const float2 two = pair(n);
-        store_element<Dtype::kFloat32>(row_, column + n * Step, two.x);
-        store_element<Dtype::kFloat32>(row_, column + n * Step + 1, two.y);
+        put_floats(column + n * Step, pair(n));
       }
       return;
     }
@@ -77,6 +75,14 @@ class OutputRow {
     }
   }
 
+  /// True if 4 elements of 32 bits can be stored at once, at multiples of 4.
+  __device__ bool has_quads() const {
+    return type_ == Dtype::kFloat32 && reinterpret_cast<std::uint64_t>(row_) % 16 == 0;
+  }
+  __device__ void put_quad(int column, float4 values) const {
+    *reinterpret_cast<float4*>(row_ + column * 4) = values;
+  }
+
   /// True if 8 elements of 16 bits can be stored at once, at multiples of 8.
   __device__ bool has_units() const {
     return type_ != Dtype::kFloat32 && reinterpret_cast<std::uint64_t>(row_) % 16 == 0;
@@ -91,11 +97,19 @@ class OutputRow {
   }
 
  private:
+  __device__ void put_floats(int column, float2 pair) const {
+    if (has_pairs_) {
+      *reinterpret_cast<float2*>(row_ + column * 4) = pair;
+    } else {
+      store_element<Dtype::kFloat32>(row_, column, pair.x);
+      store_element<Dtype::kFloat32>(row_, column + 1, pair.y);
+    }
+  }
   __device__ std::uint16_t* halves() const { return reinterpret_cast<std::uint16_t*>(row_); }
 
   char* row_;
   Dtype type_;
-  bool has_pairs_;  // pairs of 16-bit elements begin at multiples of 4 bytes
+  bool has_pairs_;  // pairs of elements begin at multiples of their size
 };
 
 /// As kvmesh::lse_with_sink.

@@ -52,4 +52,27 @@ __device__ __forceinline__ void store_units(const OutputRow& to, const float (&o
   }
 }
 
+/// The same for rows that have quads: each lane stores 4 columns of 16 in a row. Single elements
+/// took 6 us for 128 rows of 128 on each multiprocessor of an H200.
+template <int N>
+__device__ __forceinline__ void store_quads(const OutputRow& to, const float (&o)[N], float factor,
+                                            bool is_there) {
+  const int c = threadIdx.x % 4;
+#pragma unroll
+  for (int q = 0; q < N / 8; ++q) {
+    unsigned x[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      x[j] = __float_as_uint(o[8 * q + 4 * (j / 2) + j % 2] * factor);
+    }
+    exchange_halves(x[0], x[2], 1);
+    exchange_halves(x[1], x[3], 1);
+    if (is_there) {
+      to.put_quad(q * 16 + c / 2 * 4 + c % 2 * 8,
+                  float4{__uint_as_float(x[0]), __uint_as_float(x[1]), __uint_as_float(x[2]),
+                         __uint_as_float(x[3])});
+    }
+  }
+}
+
 }  // namespace kvmesh::cuda

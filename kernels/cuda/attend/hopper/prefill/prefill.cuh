@@ -340,6 +340,8 @@ class PrefillMath : PrefillTeam {
     const OutputRow to = output_row(p_, task, min(r, task.rows - 1));
     if (__all_sync(kAllLanes, to.has_units())) {
       store_units(to, o_, end.factor, is_there);
+    } else if (__all_sync(kAllLanes, to.has_quads())) {
+      store_quads(to, o_, end.factor, is_there);
     } else if (is_there) {
       store_pairs(to, 0, o_, end.factor);
     }
