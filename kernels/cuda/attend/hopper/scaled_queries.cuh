@@ -74,58 +74,24 @@ class ScaledQueries {
   __device__ static int lane() { return threadIdx.x % 32; }
   __device__ static int part(int i) { return i * 4 + lane() % 4; }
 
-  /// The number of the first element of a part of row `r`; of row 0, if the task has no such row.
-  __device__ std::int64_t place(const DeviceTask& task, int r, int i) const {
-    const int row = r < task.rows ? r : 0;
-    return token_of(p_, task, row) * p_.q_token_stride +
-           (task.kv_head * kGroup + row % kGroup) * p_.q_head_stride + part(i) * 16;
-  }
-
   __device__ void read(const DeviceTask& task, int r, int i, float (&to)[16]) const {
-    load_query_part(p_.q, place(task, r, i), to);
+    const bool is_there = r < task.rows;
+    const int row = is_there ? r : 0;
+    const std::int64_t at = token_of(p_, task, row) * p_.q_token_stride +
+                            (task.kv_head * kGroup + row % kGroup) * p_.q_head_stride;
+    load_query_part(p_.q, at + part(i) * 16, to);
 #pragma unroll
-    for (int n = 0; n < 16; ++n) to[n] = r < task.rows ? to[n] : 0.0f;
-  }
-
-  /// The largest finite size of this lane's elements of a row that is not kept.
-  __device__ float largest_of(const DeviceTask& task, int r) const {
-    if constexpr (kQueryVectors && kQueryType != Dtype::kFloat32) {
-      LargestOfPairs<kQueryType> pairs;
-#pragma unroll
-      for (int i = 0; i < 2 * kParts; ++i) {
-        const uint4 eight = *reinterpret_cast<const uint4*>(
-            static_cast<const std::uint16_t*>(p_.q) + place(task, r, i / 2) + i % 2 * 8);
-        pairs.add(eight.x);
-        pairs.add(eight.y);
-        pairs.add(eight.z);
-        pairs.add(eight.w);
-      }
-      return r < task.rows ? pairs.size() : 0.0f;
-    } else {
-      float largest = 0.0f;
-#pragma unroll
-      for (int i = 0; i < kParts; ++i) {
-        float part[16];
-        read(task, r, i, part);
-#pragma unroll
-        for (float element : part) largest = larger_size(largest, element);
-      }
-      return largest;
-    }
+    for (int n = 0; n < 16; ++n) to[n] = is_there ? to[n] : 0.0f;
   }
 
   __device__ void load_row(const DeviceTask& task, int r, float key_scale) const {
     float row[kIsKept ? kParts : 1][16];
     float largest = 0.0f;
-    if constexpr (kIsKept) {
 #pragma unroll
-      for (int i = 0; i < kParts; ++i) {
-        read(task, r, i, row[i]);
+    for (int i = 0; i < kParts; ++i) {
+      read(task, r, i, row[kIsKept ? i : 0]);
 #pragma unroll
-        for (float element : row[i]) largest = larger_size(largest, element);
-      }
-    } else {
-      largest = largest_of(task, r);
+      for (int n = 0; n < 16; ++n) largest = larger_size(largest, row[kIsKept ? i : 0][n]);
     }
 #pragma unroll
     for (int step = 1; step < 4; step *= 2) {

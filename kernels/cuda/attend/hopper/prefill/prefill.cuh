@@ -155,7 +155,7 @@ class PrefillMath : PrefillTeam {
     end_values(tile_ - 1);
     if (!fits) {
       exponents_ = before;
-      score(task, tile, queries, s);
+      score<true>(task, tile, queries, s);
       raised = exponents_.softmax(s, top_, scale(), 0.0f, keep);
       exponent = end_keys(s);
     }
@@ -216,17 +216,19 @@ class PrefillMath : PrefillTeam {
 
   __device__ void release_keys() const { release(shared_.keys_empty(tile_ % kPrefillStages)); }
 
-  /// Computes a tile's scores, with no other products under way.
+  /// Computes a tile's scores, with no other products under way. `Rarely`: as PrefillScores has it.
+  template <bool Rarely = false>
   __device__ void score(const DeviceTask& task, int tile, std::uint64_t queries, Scores& s) {
     wgmma_fence();
     multiply_keys(queries, s);
     wgmma_commit_group();
     wgmma_wait_group<0>();
     wgmma_tie(s);
-    modify(task, tile, s);
+    modify<Rarely>(task, tile, s);
   }
+  template <bool Rarely = false>
   __device__ __forceinline__ void modify(const DeviceTask& task, int tile, Scores& s) {
-    PrefillScores(p_, shared_, task, rows_, factors_, tile, tile_).modify(s, top_);
+    PrefillScores(p_, shared_, task, rows_, factors_, tile, tile_).modify<Rarely>(s, top_);
   }
 
   /// Multiplies weights by the scales of their values, and releases what came with the keys.

@@ -28,12 +28,18 @@ class PrefillScores {
         kept_(count % kKeptTiles) {}
 
   /// `top` is the largest of this thread's columns, unless the scale is left to the exponent.
+  /// `Rarely`: by less code, which takes a little longer.
+  template <bool Rarely = false>
   __device__ __forceinline__ void modify(Scores& s, float (&top)[2]) const {
     if constexpr (kIsFloat8 && (kRowScales || !kFoldScale)) scale_products(s);
     const bool hides = task_.keys - first_key_ < kPrefillKeys || shared_.masked(kept_) != 0;
     if constexpr (!kFoldScale) apply_mod(s, top);
     if (!hides) return;
-    hide(s);
+    if constexpr (Rarely) {
+      hide_rarely(s);
+    } else {
+      hide(s);
+    }
     if constexpr (!kFoldScale) find_top(s, top);
   }
 
@@ -121,24 +127,44 @@ class PrefillScores {
 
   /// Hides what is not visible, page by page.
   __device__ __forceinline__ void hide(Scores& s) const {
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; ++j) hide_columns(s, j, j);
+  }
+
+  /// The same by less code: it hides 16 columns, and moves those after them to their place.
+  __device__ __forceinline__ void hide_rarely(Scores& s) const {
+    constexpr int kTilesAtOnce = 2, kMoved = 4 * kTilesAtOnce;
+#pragma unroll 1
+    for (int first = 0; first < kKeyTiles; first += kTilesAtOnce) {
+#pragma unroll
+      for (int j = 0; j < kTilesAtOnce; ++j) hide_columns(s, j, first + j);
+      float done[kMoved];
+#pragma unroll
+      for (int i = 0; i < kMoved; ++i) done[i] = s[i];
+#pragma unroll
+      for (int i = 0; i + kMoved < 4 * kKeyTiles; ++i) s[i] = s[i + kMoved];
+#pragma unroll
+      for (int i = 0; i < kMoved; ++i) s[4 * kKeyTiles - kMoved + i] = done[i];
+    }
+  }
+
+  /// Hides columns of scores 4 * at .., which are those of keys 8 * j ..
+  __device__ __forceinline__ void hide_columns(Scores& s, int at, int j) const {
     // What the box or the tile alone decides is computed once: the rest is compiled 64 times.
     const int live = task_.keys - first_key_, live_of_thread = live - first_column();
+    const PageVisit& visit = shared_.visits(kept_)[8 * j / kBoxRows];
+    if (!visit.masked && 8 * j + 8 <= live) return;
+    Key first = key_of(visit, first_key_ + 8 * j / kBoxRows * kBoxRows);
+    first.position += first_column();
 #pragma unroll
-    for (int j = 0; j < kKeyTiles; ++j) {
-      const PageVisit& visit = shared_.visits(kept_)[8 * j / kBoxRows];
-      if (!visit.masked && 8 * j + 8 <= live) continue;
-      Key first = key_of(visit, first_key_ + 8 * j / kBoxRows * kBoxRows);
-      first.position += first_column();
+    for (int c = 0; c < 2; ++c) {
+      const Key key{first_key_ + 8 * j + first_column() + c, first.position + 8 * j % kBoxRows + c,
+                    first.visit};
+      const bool is_live = 8 * j + c < live_of_thread;
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const Key key{first_key_ + 8 * j + first_column() + c,
-                      first.position + 8 * j % kBoxRows + c, first.visit};
-        const bool is_live = 8 * j + c < live_of_thread;
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float& score = s[4 * j + 2 * h + c];
-          if (!(is_live && sees(p_, task_, rows_[h], key))) score = kNoKeys;
-        }
+      for (int h = 0; h < 2; ++h) {
+        float& score = s[4 * at + 2 * h + c];
+        if (!(is_live && sees(p_, task_, rows_[h], key))) score = kNoKeys;
       }
     }
   }
