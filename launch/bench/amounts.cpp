@@ -18,13 +18,13 @@ struct LocalPage {
 };
 
 template <class Body>
-void for_local_pages(Workload& workload, Prefix prefix, const Body& body) {
+void for_local_pages(Workload& workload, Prefix prefix, const Body& body, int group = 0) {
   const std::int64_t page_size = workload.shape().model.page_size;
   const std::int64_t shared = prefix == Prefix::kOnce ? workload.shape().shared_prefix : 0;
   for (std::size_t i = 0; i < workload.sequences().size(); ++i) {
     const std::int64_t length = workload.lengths()[i];
     std::int64_t begin = 0;
-    for (const PageId page : workload.cache().allocator().pages(workload.sequences()[i])) {
+    for (const PageId page : workload.cache().allocator(group).pages(workload.sequences()[i])) {
       const std::int64_t end = std::min(begin + page_size, length);
       const bool is_repeated = i > 0 && begin < shared;
       if (page.rank() == workload.mesh().page_rank() && !is_repeated)
@@ -111,7 +111,18 @@ std::int64_t tokens_of(const Participation& participation, Rank from, Rank to, S
 double attend_bytes(Workload& workload, std::int64_t queries, Output output, Prefix prefix) {
   std::int64_t tokens = 0;
   for_local_pages(workload, prefix, [&](const LocalPage& page) { tokens += page.tokens(); });
-  return static_cast<double>(tokens) * token_bytes(workload) + row_bytes(workload, queries, output);
+  double of_layer = static_cast<double>(tokens);
+  const std::int64_t window = workload.shape().model.window;
+  if (window > 0) {
+    std::int64_t in_window = 0;
+    const auto count = [&](const LocalPage& page) {
+      const std::int64_t first = page.length - std::min(queries, page.length) - window + 1;
+      in_window += std::max<std::int64_t>(0, page.end - std::max(page.begin, first));
+    };
+    for_local_pages(workload, prefix, count, 1);
+    of_layer = (of_layer + static_cast<double>(in_window)) / 2;
+  }
+  return of_layer * token_bytes(workload) + row_bytes(workload, queries, output);
 }
 
 double listed_bytes(Workload& workload, std::span<const std::int32_t> lists, std::int64_t queries,

@@ -11,7 +11,8 @@ namespace kvmesh::bench {
 /// Whether the keys of a prefix that sequences share count once, or once per sequence.
 enum class Prefix : std::uint8_t { kOfEach, kOnce };
 
-/// K and V of the visible keys, Q, and the output, each once.
+/// K and V of the visible keys, Q, and the output, each once. With a window the mean of both kinds
+/// of layers.
 double attend_bytes(Workload& workload, std::int64_t queries, Output output = Output::kPartial,
                     Prefix prefix = Prefix::kOfEach);
 

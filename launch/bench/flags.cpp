@@ -90,6 +90,9 @@ void add_plan(const Adder& add, Flags& flags) {
   add.value("--layers", flags.layers, "layers to rotate over; 0: enough to exceed the caches");
   add.value("--kinds", flags.kinds,
             "kinds of layers, each with a mask of its own, for plan: at most as many as --layers");
+  add.value("--window", flags.window,
+            "positions that queries of every second layer see, in a layer group that gives up its "
+            "other pages; decode and step are then means of both kinds of layers; 0: none");
   add.value(
       "--shared-prefix", flags.shared_prefix,
       "tokens that the sequences of a batch begin with together, in whole pages; decode, step and "

@@ -114,6 +114,7 @@ class Attend : public Planned {
     if (quantity_ == Quantity::kOperations) {
       return {machine_.multiply(workload_.shape().model.dtype)};
     }
+    if (workload_.shape().model.window > 0) return {machine_.read()};  // layers read other pages
     std::optional<Ceiling> gather =
         has_lists() ? gather_of_lists()
                     : machine_.gather(page_reads(workload_, input_.q, written(), prefix_));

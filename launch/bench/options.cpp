@@ -47,12 +47,20 @@ constexpr std::int64_t kMostSequences = 1 << 20;
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 36;
 constexpr std::int64_t kMostPerShape = 1 << 12;
 constexpr std::int64_t kMostListed = 1 << 20;
+constexpr std::int64_t kMostWindowQueries = 64;  // more are not a read of keys and values
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
 
 template <class Value>
 Value at_most(const char* flag, Value value, std::int64_t most) {
   if (value <= static_cast<Value>(most)) return value;
   throw InvalidArgument(fmt::format("{} {} is over {}", flag, value, most));
+}
+
+// A limit or a size; 0 means that the program chooses.
+template <class Number>
+Number not_negative(const char* flag, Number value) {
+  if (!(value >= 0)) throw InvalidArgument(fmt::format("{} {} is negative", flag, value));
+  return value;
 }
 
 // The tokens of a case.
@@ -150,7 +158,8 @@ Shape shape_of(const Flags& flags, int head_parallel) {
           .dtype = dtype,
           .kv_dtype = flags.kv_dtype.empty() ? dtype : dtype_from(flags.kv_dtype),
           .kv_scales = launch::scale_kind_from(flags.kv_scales),
-          .reproducible = flags.reproducible};
+          .reproducible = flags.reproducible,
+          .window = at_most("--window", not_negative("--window", flags.window), kMostTokens)};
 }
 
 // More ranks would have to meet: that is `step`.
@@ -168,6 +177,8 @@ bool takes_partials(Op op, Output output) {
   return op == Op::kCombine || (attends && output == Output::kPartial);
 }
 
+bool has_windows(Op op) { return op == Op::kDecode || op == Op::kStep; }
+
 // All of steps, or what a reproducible cache has: no float32 partials leave its steps.
 std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
   std::vector<Op> ops = named("--op", flags.ops, kOps);
@@ -179,8 +190,9 @@ std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
       throw InvalidArgument("--op gather is of several kv ranks, not 1");
   }
   if (ops.empty()) {
-    std::ranges::copy_if(kOps, std::back_inserter(ops),
-                         [](Op op) { return !moves_pages(op) && op != Op::kGather; });
+    std::ranges::copy_if(kOps, std::back_inserter(ops), [&](Op op) {
+      return flags.window > 0 ? has_windows(op) : !moves_pages(op) && op != Op::kGather;
+    });
     if (flags.reproducible) std::erase_if(ops, [&](Op op) { return takes_partials(op, output); });
   }
   for (const Op op : ops) {
@@ -191,13 +203,6 @@ std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
         name(op)));
   }
   return ops;
-}
-
-// A limit or a size; 0 means that the program chooses.
-template <class Number>
-Number not_negative(const char* flag, Number value) {
-  if (!(value >= 0)) throw InvalidArgument(fmt::format("{} {} is negative", flag, value));
-  return value;
 }
 
 const std::array kWays{
@@ -277,6 +282,20 @@ std::vector<Manner> manners_of(const Flags& flags) {
   return manners;
 }
 
+// Pages that a window has given up do not come back: all plans have the same newest queries.
+void check_window(const Flags& flags, const Options& options) {
+  if (flags.window == 0) return;
+  for (const Op op : options.ops) {
+    if (has_windows(op)) continue;
+    throw InvalidArgument(fmt::format("--window, with --op {}: it has decode and step", name(op)));
+  }
+  if (options.queries.size() > 1) throw InvalidArgument("--window is for one number of --queries");
+  at_most("--window: --queries", queries_of(options, Op::kDecode).front(), kMostWindowQueries);
+  if (flags.shared_prefix > 0 || flags.external || flags.token_list > 0) {
+    throw InvalidArgument("--window, with --shared-prefix, --external or --token-list");
+  }
+}
+
 // A sequence that were shorter than the prefix would have to be its beginning.
 void check_prefix(const Options& options) {
   if (options.shared_prefix == 0) return;
@@ -337,6 +356,7 @@ Options resolve(const Flags& flags, Mesh& mesh) {
   if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
   take_lengths(flags.lengths, options);
   check_prefix(options);
+  check_window(flags, options);
   return options;
 }
 

@@ -91,6 +91,7 @@ struct Flags {
   bool reproducible = false;
   int layers = 0;
   int kinds = 1;
+  std::int64_t window = 0;
   std::int64_t shared_prefix = 0;
   bool external = false;
   bool sinks = false;
@@ -117,6 +118,9 @@ struct Shape {
   std::optional<Dtype> kv_dtype{};                    ///< of pages; unset: dtype
   ScaleKind kv_scales = ScaleKind::kPerTokenAndHead;  ///< of float8 pages
   bool reproducible = false;                          ///< the cache is reproducible
+  /// The number of positions that queries of every second layer see, which are a layer group of
+  /// their own; 0: all layers are alike.
+  std::int64_t window = 0;
 
   Dtype page_dtype() const { return kv_dtype.value_or(dtype); }
   bool is_latent() const { return page_kind == PageKind::kLatent; }

@@ -53,13 +53,16 @@ std::string heading(const Setting& setting) {
   std::string text = fmt::format(
       "{}{}\n{}\n{} ranks ({} kv x {} head), {}/{} heads, dim {}/{}, {}, {} {} pages of {}, "
       "scatter "
-      "{}, strategy {}, peers send {}, {} output\n\n",
+      "{}, strategy {}, peers send {}, {} output{}\n\n",
       setting.machine.device,
       setting.machine.driver.empty() ? "" : ", driver " + setting.machine.driver,
       setting.machine.versions, setting.ranks, setting.kv_parallel, setting.head_parallel,
       shape.q_heads, shape.kv_heads, shape.k_dim, shape.v_dim, name(shape.dtype),
       name(shape.page_dtype()), name(shape.page_kind), shape.page_size, name(setting.scatter),
-      name(setting.strategy), name(setting.travels_as), name(setting.output));
+      name(setting.strategy), name(setting.travels_as), name(setting.output),
+      shape.window > 0
+          ? fmt::format(", a window of {} in every second layer: times are means", shape.window)
+          : "");
   return text + fmt::format(kCase, "op", "ranks", "batch", "context", "lengths", "queries") +
          fmt::format(kNumbers, "us, median", "p10 - p90", "rate", "ceiling", "read", "", "share",
                      "");

@@ -11,6 +11,15 @@ namespace {
 
 constexpr std::int64_t kHomeTokens = 2048;  // the cache's default, by which pages are counted here
 
+/// Every second layer, from the second on; none without a window. A group has as many pages as the
+/// other one, since the whole sequence is appended at once.
+std::vector<LayerGroup> groups_of(const WorkloadShape& shape) {
+  if (shape.model.window == 0) return {};
+  LayerGroup group{.window = shape.model.window};
+  for (int layer = 1; layer < shape.layers; layer += 2) group.layers.push_back(layer);
+  return {group};
+}
+
 CacheOptions cache_options(const WorkloadShape& shape, int kv_parallel) {
   return {.layers = shape.layers,
           .q_heads = shape.model.q_heads,
@@ -23,7 +32,8 @@ CacheOptions cache_options(const WorkloadShape& shape, int kv_parallel) {
           .page_kind = shape.model.page_kind,
           .scales = scales_of(shape.model),
           .home_threshold_tokens = kHomeTokens,
-          .reproducible = shape.model.reproducible};
+          .reproducible = shape.model.reproducible,
+          .groups = groups_of(shape)};
 }
 
 std::int64_t divided_up(std::int64_t count, std::int64_t by) { return (count + by - 1) / by; }
@@ -151,11 +161,15 @@ void Workload::grow() {
       cache_.reserve(sequences_[i], std::min(tokens, lengths_[i]));
     }
   }
-  std::vector<BatchEntry> batch;
+  std::vector<BatchEntry> batch, newest;
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
-    batch.push_back({sequences_[i], lengths_[i] - shared, 0});
+    const std::int64_t last = shape_.model.window > 0 ? std::min(shape_.queries, lengths_[i]) : 0;
+    batch.push_back({sequences_[i], lengths_[i] - shared - last, 0});
+    newest.push_back({sequences_[i], last, last});
   }
   static_cast<void>(cache_.plan(batch));
+  // A window keeps the pages that these queries see, as those of every later plan do.
+  if (shape_.model.window > 0) static_cast<void>(cache_.plan(newest));
 }
 
 StepPlan Workload::plan(std::int64_t append, std::int64_t queries, const PlanOptions& options) {

@@ -19,6 +19,8 @@ struct WorkloadShape {
   int layers = 1;
   std::int64_t shared_prefix = 0;      ///< tokens of whole pages that all sequences begin with
   std::vector<std::int64_t> listed{};  ///< of kListed; then batch and context are its size and mean
+  /// With a window: the newest queries of each sequence of which every plan has as many.
+  std::int64_t queries = 1;
 };
 
 /// A batch of sequences of these lengths.

@@ -113,7 +113,8 @@ class Cases {
     const std::int64_t layer = layer_bytes(shape, mesh_);
     for (const Op op : options_.ops) {
       for (const std::int64_t queries : queries_of(options_, op)) {
-        const std::int64_t needed = layer + tensor_bytes(shape, mesh_, op, queries);
+        const std::int64_t needed =
+            fewest_layers(shape) * layer + tensor_bytes(shape, mesh_, op, queries);
         if (has_too_few(lengths, op, queries)) {
           skip(shape, op, queries, "more queries than the sequences have tokens");
         } else if (needed > memory_) {
@@ -150,19 +151,24 @@ class Cases {
     return op == Op::kPlan ? 4 * queries > shortest : queries > longest;
   }
 
+  // One of each kind.
+  static int fewest_layers(const WorkloadShape& shape) { return shape.model.window > 0 ? 2 : 1; }
+
   // Enough layers to exceed the caches, but no more than fit beside the tensors of all operations.
   int layers_of(std::int64_t layer, const WorkloadShape& shape) const {
     std::int64_t tensors = 0;
     for (const Op op : options_.ops) {
       for (const std::int64_t queries : queries_of(options_, op)) {
         const std::int64_t bytes = tensor_bytes(shape, mesh_, op, queries);
-        if (layer + bytes <= memory_) tensors = std::max(tensors, bytes);
+        if (fewest_layers(shape) * layer + bytes <= memory_) tensors = std::max(tensors, bytes);
       }
     }
     const std::int64_t wanted =
         options_.layers > 0 ? options_.layers : (rotate_bytes_ + layer - 1) / layer;
-    return static_cast<int>(
-        std::clamp<std::int64_t>(std::min(wanted, (memory_ - tensors) / layer), 1, kMostLayers));
+    const int least = fewest_layers(shape);
+    const auto layers = static_cast<int>(std::clamp<std::int64_t>(
+        std::min(wanted, (memory_ - tensors) / layer), least, kMostLayers));
+    return layers / least * least;  // as many of each kind
   }
 
   Mesh& mesh_;
@@ -188,6 +194,7 @@ std::vector<WorkloadShape> shapes_of(const Options& options) {
     }
   }
   for (const auto& listed : options.listed) shapes.push_back(listed_shape(options.shape, listed));
+  for (WorkloadShape& shape : shapes) shape.queries = queries_of(options, Op::kDecode).front();
   return shapes;
 }
 

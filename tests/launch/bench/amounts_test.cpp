@@ -125,6 +125,33 @@ TEST(Amounts, SharedPrefixCountsOnce) {
   EXPECT_GT(each, 10 * once);
 }
 
+// The mean of layers that read all tokens and of layers that read those in the queries' windows,
+// whatever pages the window has left.
+TEST(Amounts, WindowsCountInEverySecondLayer) {
+  const double token = kModel.kv_heads * (kModel.k_dim + kModel.v_dim) * 4;
+  const double row = kModel.k_dim * 4 + kModel.v_dim * 4 + 4;
+  for (const std::int64_t context : kContexts) {
+    for (const std::int64_t window : {1, 11, 5000}) {
+      WorkloadShape shape{.model = kModel, .batch = 3, .context = context, .layers = 4};
+      shape.model.window = window;
+      shape.queries = 2;
+      const auto in_window = static_cast<double>(std::min(context, window + 1));
+      for (const int ranks : kRanks) {
+        const double bytes = over_ranks(ranks, shape, [](Workload& w) {
+          EXPECT_EQ(w.cache().group_of(2), 0);
+          EXPECT_EQ(w.cache().group_of(3), 1);
+          for (int i = 0; i < 2; ++i) EXPECT_EQ(w.plan(2, 2, {}).append_tokens(), 3 * 2);
+          EXPECT_EQ(w.plan(0, 2, {}).query_tokens(), 3 * 2);
+          return attend_bytes(w, 2);
+        });
+        EXPECT_EQ(bytes, 3 * (static_cast<double>(context) + in_window) / 2 * token +
+                             ranks * 3 * 2 * kModel.q_heads * row)
+            << context << " tokens, a window of " << window << ", " << ranks << " ranks";
+      }
+    }
+  }
+}
+
 // The longest of these lies on all ranks.
 TEST(Amounts, ListedTokensCountOncePerList) {
   const double token = kModel.kv_heads * (kModel.k_dim + kModel.v_dim) * 4;

@@ -160,6 +160,29 @@ class Bench(unittest.TestCase):
                             (["--tree", -1], ["--tree -1"]), (["--token-list", 2**21], ["--token-list", "is over"])):
             self.expect_one_line(run(1, *TINY, *flag), *words)
 
+    def test_a_window_of_every_second_layer(self):
+        for ranks in (1, 2):
+            table, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", 2, "--window", 11,
+                                       "--layers", 3)
+            self.assertEqual([row["op"] for row in result["rows"]], ["decode", "step"])
+            self.assertEqual(result["window"], 11)
+            self.assertIn("a window of 11 in every second layer", table)
+            token, rows = KV_HEADS * (DIM + V_DIM) * 2, ranks * 3 * 2 * HEADS
+            read = 3 * (100 + 12) / 2 * token + rows * (2 * DIM + 4 * (V_DIM + 1))
+            for row, appended in zip(result["rows"], (0, 2 * 3 * 2 * token)):
+                self.assertEqual(row["amount"], read + appended)
+                self.assertEqual((row["layers"], row["calls"] % 2), (2, 0))
+                self.assertEqual(row["ceiling"]["name"], "streaming read")
+            if ranks == 1:
+                self.assertLess(result["rows"][0]["error"], 0.02)
+        for flags, words in ((["--op", "decode,combine"], ["--window", "--op combine"]),
+                             (["--queries", "1,2"], ["--window", "--queries"]), (["--queries", 65], ["--queries 65 is over 64"]),
+                             (["--external"], ["--window", "--external"])):
+            self.expect_one_line(run(1, *TINY, "--window", 8, *flags), *words)
+        self.expect_one_line(run(1, *TINY, "--window", -1), "--window -1")
+        _, result = self.bench(1, "--batch", 2, "--context", 40, "--window", 8, "--reproducible")
+        self.assertEqual([row["op"] for row in result["rows"]], ["step"])
+
     def test_amounts(self):
         for ranks in (1, 2):
             _, result = self.bench(ranks, "--batch", 2, "--context", 10, "--queries", 4, "--op",

@@ -253,5 +253,15 @@ TEST_F(KvCacheErrors, RejectsBlockMasksOfOtherBatches) {
   EXPECT_EQ(cache_.plan(batch, {.block_mask = &right}).query_tokens(), 4);
 }
 
+TEST(KvCache, IgnoresTheHeadsOfStatesUnderABlockMask) {
+  Mesh mesh(make_single_communicator());
+  CacheOptions options = small_cache_options();
+  options.groups = {{.layers = {1}, .q_heads = 2, .state_bytes = 16}};
+  KvCache cache(mesh, options);
+  const BlockMask mask = BlockMask::create(
+      mods::causal(), {.heads = 4, .q_len = 4, .kv_len = 4, .q_block = 4, .kv_block = 4});
+  EXPECT_EQ(cache.plan({{cache.create(), 4}}, {.block_mask = &mask}).query_tokens(), 4);
+}
+
 }  // namespace
 }  // namespace kvmesh::test

@@ -125,10 +125,6 @@ TEST_F(LayerGroups, HaveABlockMaskOnlyForHeadsThatAllHave) {
   shape.heads = 1;
   const BlockMask of_any = cache.make_block_mask(mods::causal(), shape);
   EXPECT_NO_THROW(cache.plan({{sequence, 4}}, {.block_mask = &of_any}));
-
-  options.groups[0].state_bytes = 16;  // its heads are ignored
-  KvCache with_states(mesh_, options);
-  EXPECT_NO_THROW(with_states.plan({{with_states.create(), 4}}, {.block_mask = &of_four}));
 }
 
 /// Three groups, of which one sees 10 positions and another one its own alone.
