@@ -72,7 +72,7 @@ Doubles scales_of(const BasicRowScale<ConstTensorView>& scale, std::int64_t page
   if (each.empty()) return Doubles(rows, static_cast<double>(scale.number));
   const std::int64_t first = page * each.stride(0) + head * each.stride(1);
   if (each.stride(2) == 0) return Doubles(rows, to_host(each, first, 1).front());
-  return to_host(each, first, tokens);
+  return rows_of(each, first, tokens);
 }
 
 // [length, dim] of one head of a sequence, times the scales of its rows.
@@ -139,7 +139,7 @@ double output_error(Workload& workload, const ConstTensorView& q, const ConstTen
       static_cast<std::size_t>(std::ranges::max_element(lengths) - lengths.begin());
   const std::int64_t before = newest(lengths.first(longest), queries);
   const std::int64_t length = lengths[longest], mine = std::min(queries, length);
-  const ConstKvPool pool = workload.cache().pool(0);
+  const ConstKvPool pool = seen.pool.value_or(workload.cache().pool(0));
   const std::int64_t kv_heads = pool.k.size(1), q_heads = q.size(1);
   const Doubles k = plane_of(workload, longest, pool.k, pool.k_scale, kv_heads - 1);
   const Doubles v = plane_of(workload, longest, pool.v, pool.v_scale, kv_heads - 1);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 
 #include "launch/bench/workload.hpp"
 
@@ -15,6 +16,8 @@ struct Seen {
   ConstTensorView sinks{};  ///< [q_heads]; may be empty
   /// The score of a query's position and a key's from the scaled product; unset: the product.
   std::function<double(double score, int head, std::int64_t query, std::int64_t key)> score{};
+  /// The pages of layer 0, if they are not read as the cache's own.
+  std::optional<ConstKvPool> pool{};
 };
 
 /// Returns the distance of `out`, attention of the newest `queries` of each sequence over layer 0,

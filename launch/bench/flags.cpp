@@ -104,6 +104,9 @@ void add_extra_rows(const Adder& add, Flags& flags) {
   add.flag("--external", flags.external,
            "decode and prefill have a row more (tables): an ExternalPlan over page tables "
            "of the same pages, as of an engine's own");
+  add.flag("--nhd", flags.nhd,
+           "decode and prefill have a row more (nhd): the same over pages [tokens, heads, dim], as "
+           "engines have them; the cache's are [heads, tokens, dim]");
   add.flag("--sinks", flags.sinks,
            "decode, prefill and step have a row more (sinks): each head has a sink");
   add.value("--token-list", flags.token_list,

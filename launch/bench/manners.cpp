@@ -75,6 +75,7 @@ ExternalPlan plan_tables(Workload& workload, ExternalPool& pool, const Options& 
 bool has_manner(Op op, Manner manner) {
   switch (manner) {
     case Manner::kTables:
+    case Manner::kNhd:
       return op == Op::kDecode || op == Op::kPrefill;
     case Manner::kSinks:
     case Manner::kMod:
@@ -89,8 +90,13 @@ bool has_manner(Op op, Manner manner) {
   return false;
 }
 
+bool is_by_tables(Manner manner) {
+  return manner == Manner::kTables || manner == Manner::kNhd || manner == Manner::kList;
+}
+
 std::string_view name(Manner manner) {
-  constexpr std::array<std::string_view, 6> kNames{"", "tables", "sinks", "list", "tree", "mod"};
+  constexpr std::array<std::string_view, 7> kNames{"",     "tables", "nhd", "sinks",
+                                                   "list", "tree",   "mod"};
   return kNames.at(static_cast<std::size_t>(manner));
 }
 
@@ -116,6 +122,7 @@ Sees seen_by(const Workload& workload, const Options& options, std::int64_t quer
       return seen_in_lists(workload.lengths(), queries, options.token_list);
     case Manner::kPlain:
     case Manner::kTables:
+    case Manner::kNhd:
     case Manner::kSinks:
     case Manner::kMod:
       break;
@@ -155,12 +162,25 @@ std::vector<std::int32_t> draw_lists(std::span<const std::int64_t> lengths, std:
   return lists;
 }
 
+KvPool pool_of(KvCache& cache, int layer, Manner manner) {
+  KvPool pool = cache.pool(layer);
+  if (manner != Manner::kNhd) return pool;
+  for (TensorView* plane : {&pool.k, &pool.v, &pool.k_scale.per_token, &pool.v_scale.per_token}) {
+    const std::int64_t row = plane->stride(2);
+    if (plane->empty() || row == 0) continue;  // scales per head are in no page
+    plane->strides[1] = row;
+    plane->strides[2] = plane->size(1) * row;
+  }
+  return pool;
+}
+
 Tables::Tables(Workload& workload, const Options& options, std::int64_t queries)
     : cache_(workload.cache()),
+      manner_(options.manner),
       lists_(options.manner == Manner::kList
                  ? draw_lists(workload.lengths(), queries, options.token_list)
                  : std::vector<std::int32_t>{}),
-      pool_(workload.mesh(), cache_.pool(0),
+      pool_(workload.mesh(), pool_of(cache_, 0, manner_),
             {.q_heads = options.shape.q_heads / workload.mesh().head_parallel()}),
       plan_(plan_tables(workload, pool_, options, queries, lists_)) {}
 

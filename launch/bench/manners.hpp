@@ -9,11 +9,13 @@
 
 namespace kvmesh::bench {
 
-/// Returns the name in a row: "tables", "sinks", "list", "tree" or "mod"; empty for the plain
-/// manner.
+/// Returns the name in a row: "tables", "nhd", "sinks", "list", "tree" or "mod"; empty for the
+/// plain manner.
 std::string_view name(Manner manner);
 /// Whether an operation has rows of a manner beside the plain ones.
 bool has_manner(Op op, Manner manner);
+/// Whether the rows are by Tables.
+bool is_by_tables(Manner manner);
 
 /// The options of the plans of a row whose sequences each have `queries` newest queries.
 PlanOptions plan_options(const Workload& workload, const Options& options, std::int64_t queries);
@@ -35,6 +37,10 @@ std::vector<std::int32_t> tree_parents(std::int64_t tokens, int children);
 std::vector<std::int32_t> draw_lists(std::span<const std::int64_t> lengths, std::int64_t queries,
                                      std::int64_t count);
 
+/// A layer's pages as a row reads them: of kNhd the same memory, of which a page then has its heads
+/// within its tokens.
+KvPool pool_of(KvCache& cache, int layer, Manner manner);
+
 /// The workload's pages as an engine has them: a pool, and a plan over the page tables of a batch,
 /// with token lists if the options have them. Collective to make.
 class Tables {
@@ -42,15 +48,16 @@ class Tables {
   Tables(Workload& workload, const Options& options, std::int64_t queries);
 
   void run(int layer, const ConstTensorView& q, const CombineOutput& output, Stream stream) {
-    plan_.run(cache_.pool(layer), {.q = q}, output, stream);
+    plan_.run(pool_of(cache_, layer, manner_), {.q = q}, output, stream);
   }
   void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream) {
-    plan_.attend_partial(cache_.pool(layer), q, out, stream);
+    plan_.attend_partial(pool_of(cache_, layer, manner_), q, out, stream);
   }
   std::span<const std::int32_t> lists() const { return lists_; }
 
  private:
   KvCache& cache_;
+  Manner manner_;
   std::vector<std::int32_t> lists_;
   ExternalPool pool_;
   ExternalPlan plan_;

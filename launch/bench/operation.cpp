@@ -82,13 +82,14 @@ class Attend : public Planned {
         queries_(queries),
         output_(options.output),
         quantity_(op == Op::kPrefill ? Quantity::kOperations : Quantity::kBytes),
-        seen_{seen_by(workload, options, queries), input_.sinks, score_of(options)} {
+        seen_{seen_by(workload, options, queries), input_.sinks, score_of(options),
+              pool_of(workload.cache(), 0, options.manner)} {
     if (output_ == Output::kFinal) {
       final_ = workload.output(plan_);
     } else {
       partial_ = workload.partial(plan_);
     }
-    if (options.manner == Manner::kTables || options.manner == Manner::kList) {
+    if (is_by_tables(options.manner)) {
       tables_.emplace(workload, options, queries);
     }
   }

@@ -275,6 +275,7 @@ std::vector<Manner> manners_of(const Flags& flags) {
     manners.push_back(manner);
   };
   take("--external", flags.external, Manner::kTables, true);
+  take("--nhd", flags.nhd, Manner::kNhd, true);
   take("--sinks", flags.sinks, Manner::kSinks, false);
   take("--token-list", flags.token_list > 0, Manner::kList, true);
   take("--tree", flags.tree > 0, Manner::kTree, false);
@@ -291,8 +292,8 @@ void check_window(const Flags& flags, const Options& options) {
   }
   if (options.queries.size() > 1) throw InvalidArgument("--window is for one number of --queries");
   at_most("--window: --queries", queries_of(options, Op::kDecode).front(), kMostWindowQueries);
-  if (flags.shared_prefix > 0 || flags.external || flags.token_list > 0) {
-    throw InvalidArgument("--window, with --shared-prefix, --external or --token-list");
+  if (flags.shared_prefix > 0 || flags.external || flags.nhd || flags.token_list > 0) {
+    throw InvalidArgument("--window, with --shared-prefix, --external, --nhd or --token-list");
   }
 }
 

@@ -54,6 +54,7 @@ std::string_view name(Output output);
 enum class Manner : std::uint8_t {
   kPlain,
   kTables,  ///< by an ExternalPlan over page tables of the same pages
+  kNhd,     ///< the same, where each page has its heads within its tokens
   kSinks,   ///< with a sink per head
   kList,    ///< each query to the positions in a token list, by an ExternalPlan
   kTree,    ///< the newest tokens of each sequence are a draft tree
@@ -94,6 +95,7 @@ struct Flags {
   std::int64_t window = 0;
   std::int64_t shared_prefix = 0;
   bool external = false;
+  bool nhd = false;
   bool sinks = false;
   std::int64_t token_list = 0;
   int tree = 0;

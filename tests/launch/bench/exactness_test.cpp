@@ -28,14 +28,17 @@ double error_of(const WorkloadShape& shape, std::int64_t queries, const Spoil& s
         LayerInput input = workload.input(plan);
         if (manner == Manner::kSinks) input.sinks = workload.sinks();
         const CombineOutput output = workload.output(plan);
-        if (manner == Manner::kList || manner == Manner::kTables) {
+        if (is_by_tables(manner)) {
           Tables(workload, options, queries).run(0, input.q, output, {});
         } else {
           plan.run(0, input, output);
         }
         spoil(output.o);
         options.manner = compared.value_or(manner);
-        Seen seen{seen_by(workload, options, queries), {}, score_of(options)};
+        Seen seen{seen_by(workload, options, queries),
+                  {},
+                  score_of(options),
+                  pool_of(workload.cache(), 0, options.manner)};
         if (options.manner == Manner::kSinks) seen.sinks = workload.sinks();
         error = output_error(workload, input.q, output.o, queries, seen);
       },
@@ -67,7 +70,12 @@ TEST(Exactness, ReadsFloat8PagesWithTheirScales) {
   for (const ScaleKind kind :
        {ScaleKind::kPerTokenAndHead, ScaleKind::kPerHead, ScaleKind::kPerTensor}) {
     shape.model.kv_scales = kind;
-    EXPECT_LT(error_of(shape, 5, [](const TensorView&) {}), 1e-5) << name(kind);
+    for (const Manner manner : {Manner::kPlain, Manner::kNhd}) {
+      EXPECT_LT(error_of(
+                    shape, 5, [](const TensorView&) {}, manner),
+                1e-5)
+          << name(kind);
+    }
   }
 }
 
@@ -81,8 +89,8 @@ TEST(Exactness, KnowsWhatEachMannerSees) {
   const auto nothing = [](const TensorView&) {};
   const WorkloadShape shape = shape_of(Dtype::kFloat32);
   constexpr std::int64_t kQueries = 7;  // of a tree: token 6's ancestors are 2 and 0
-  for (const Manner manner :
-       {Manner::kTables, Manner::kSinks, Manner::kList, Manner::kTree, Manner::kMod}) {
+  for (const Manner manner : {Manner::kTables, Manner::kNhd, Manner::kSinks, Manner::kList,
+                              Manner::kTree, Manner::kMod}) {
     SCOPED_TRACE(name(manner));
     EXPECT_LT(error_of(shape, kQueries, nothing, manner), 1e-5);
     if (manner == Manner::kTables) continue;  // which sees as ever

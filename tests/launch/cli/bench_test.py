@@ -125,7 +125,7 @@ class Bench(unittest.TestCase):
     def test_page_tables_have_rows_beside_the_caches(self):
         for ranks, output in ((1, "partial"), (1, "final"), (2, "partial")):
             _, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", "1,8", "--op", "decode,prefill,append",
-                                   "--external", "--output", output)
+                                   "--external", "--nhd", "--output", output)
             amounts = {}
             for row in result["rows"]:
                 if row["op"] == "append":
@@ -134,7 +134,7 @@ class Bench(unittest.TestCase):
                 amounts.setdefault((row["op"], row["queries"], row["amount"]), []).append(row["way"])
                 if ranks == 1:
                     self.assertLess(row["error"], 0.02)
-            self.assertEqual(list(amounts.values()), [["", "tables"]] * 4)
+            self.assertEqual(list(amounts.values()), [["", "tables", "nhd"]] * 4)
         self.expect_one_line(run(1, *TINY, "--external", "--shared-prefix", 8), "--external")
 
     def test_sinks_lists_trees_and_mods_have_rows_of_their_own(self):

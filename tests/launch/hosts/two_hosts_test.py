@@ -102,8 +102,9 @@ class TwoHosts(unittest.TestCase):
             KVMESH, *arguments], **variables)]
 
     def bytes_of(self, start, way):
+        """Of four cases, with some larger combines that the hierarchical way takes: to all ranks, for example."""
         before = self.bytes_on_the_link()
-        done = self.outcomes(start("verify", "--device", "cpu", "--threads", "1", "--seed", "5", "--count", "20",
+        done = self.outcomes(start("verify", "--device", "cpu", "--threads", "1", "--seed", "13", "--count", "4",
                                    KVMESH_COMBINE_WAY=way))
         for code, out, err in done:
             self.assertEqual(code, 0, out + err)
@@ -113,8 +114,8 @@ class TwoHosts(unittest.TestCase):
     def expect_fewer_bytes_within_hosts_first(self, start):
         flat, hierarchical = (self.bytes_of(start, way) for way in ("host", "hierarchical"))
         self.assertGreater(flat, 1 << 20)
-        # A third of the combine's bytes (hierarchical_way_test counts them exactly); the cases also copy pages and
-        # compare plans, the same for both.
+        # A third of such a combine's bytes (hierarchical_way_test counts them exactly). Other combines, gathers of
+        # queries and what the ranks agree on are the same for both.
         self.assertLess(hierarchical, 0.85 * flat)
 
     def test_over_tcp(self):
