@@ -16,7 +16,8 @@ void DeviceMover::move(const PageMoves& moves, std::optional<Stream> on) {
 
 void DeviceMover::after_late_moves(std::optional<Stream> on) {
   if (!is_late_) return;
-  on ? stream_->before(*on) : wait();
+  if (on) return stream_->before(*on);
+  wait();
 }
 
 void DeviceMover::wait() {

@@ -63,8 +63,8 @@ class StagedRecords {
   StagedRecords& operator=(const StagedRecords&) = delete;
 
   /// Returns where the rows of a record begin on each of this rank's runs (`moves_on`). Exported
-  /// rows are there until the next call, imported ones must be written before it. Blocks while the
-  /// record's batch moves. REQUIRES: calls in the order of the stream.
+  /// rows are there until the next batch, imported ones must be written before the next call.
+  /// Blocks while the record's batch moves. REQUIRES: calls in the order of the stream.
   /// @throws Error if pages could not be moved, Timeout.
   std::vector<std::byte*> find(const RecordPlace& place);
   /// Blocks until all imported rows are in the pages. @throws as find.

@@ -343,8 +343,8 @@ TEST(DevicePlan, SharedRowsLeaveMultiprocessorsToOthers) {
   };
   const cuda::TaskCounts shared = counts(cuda::kSharedLaunch), own = counts(cuda::kShortLaunch);
   EXPECT_EQ(shared.tasks, 96) << "6 pieces of each of 16 blocks: 8 / 11 of the work";
-  EXPECT_EQ(shared.given, kMultiprocessors);
-  EXPECT_EQ(own.given, kShortBlocks * (kMultiprocessors - shared.tasks));
+  EXPECT_EQ(shared.early_blocks, kMultiprocessors);
+  EXPECT_EQ(own.early_blocks, kShortBlocks * (kMultiprocessors - shared.tasks));
 }
 
 }  // namespace

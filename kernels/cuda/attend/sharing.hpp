@@ -25,8 +25,8 @@ std::int64_t most_own_tokens(const AttentionShape& shape, Dtype pool, bool laten
 
 /// Returns for how many rows a multiprocessor computes a shared token while it reads one token of
 /// a single sequence. On an H200 a multiprocessor reads 60 GB/s if a few of them read, and computes
-/// 5.8 TFLOP/s of prefill, over float8 pages 3.5: of 16-bit pages 512 bytes of a token in the time
-/// of 96 rows of 512 multiply-adds. Latent keys are half as many bytes per multiply-add.
+/// 5.8 TFLOP/s of prefill, over float8 pages 3.5: it reads the 512 bytes of a token of 16-bit pages
+/// of 128 dims in the time of 96 rows of 256 multiply-adds. Latent keys are read once for both.
 int rows_of_own_token(Dtype pool, bool latent);
 
 }  // namespace kvmesh::cuda

@@ -153,7 +153,7 @@ __device__ inline std::uint32_t cvt_rn_f16x2_e4m3x2(std::uint32_t four) {
   return pair;
 }
 
-/// The larger signed numbers of two pairs of 16 bits.
+/// The larger signed numbers of two pairs of 16 bits (sm_90).
 __device__ inline std::uint32_t max_s16x2(std::uint32_t a, std::uint32_t b) {
   std::uint32_t larger;
   asm("max.s16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));

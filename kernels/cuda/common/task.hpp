@@ -24,9 +24,10 @@ struct alignas(16) DeviceTask {
 /// The tasks of a launch.
 struct TaskCounts {
   std::int32_t tasks;
-  /// Thread blocks with smaller numbers than this can start at once, and have the task of their
-  /// number first. The others wait for multiprocessors of launches before.
-  std::int32_t given;
+  /// Thread blocks that can start at once, those of the lowest numbers: the first task of each is
+  /// that of its number. The others wait for multiprocessors of launches before. All thread blocks
+  /// of a first launch are early.
+  std::int32_t early_blocks;
 };
 
 /// The rows of a block that was split, or that shares a prefix. The merge reads them from the

@@ -76,12 +76,13 @@ class Splitter {
   }
 
  private:
-  /// Launches of many rows have one thread block per multiprocessor, so each task of the launches
-  /// before takes one.
+  /// Each task of the launches before counts as a multiprocessor, which it is where these are of
+  /// many rows. Where they share some, early_blocks is too low: a few more pieces are claimed.
   __device__ void count_tasks(int tasks) const {
     const int before = p_.is_first ? 0 : *p_.tasks_made;
-    const int given = max(0, p_.multiprocessors - before) * (p_.grid / p_.multiprocessors);
-    *p_.task_counts = {.tasks = tasks, .given = given};
+    const int blocks = p_.grid / p_.multiprocessors;  // of each multiprocessor
+    *p_.task_counts = {.tasks = tasks,
+                       .early_blocks = max(0, p_.multiprocessors - before) * blocks};
     *p_.tasks_made = before + tasks;
   }
 

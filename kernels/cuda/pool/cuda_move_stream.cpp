@@ -17,7 +17,13 @@ CudaMoveStream::CudaMoveStream(int device, std::function<void(const IsDone&)> wa
 void CudaMoveStream::move(const PageMoves& moves) {
   wait_([this] { return copier_.is_ready(); });
   is_busy_ = true;
-  copier_.move(moves, native());
+  try {
+    copier_.move(moves, native());
+  } catch (...) {
+    // Copies that were started go on: what comes after them waits for this event.
+    static_cast<void>(cudaEventRecord(moved_.get(), native()));
+    throw;
+  }
   check(cudaEventRecord(moved_.get(), native()), "recording that pages have moved");
 }
 

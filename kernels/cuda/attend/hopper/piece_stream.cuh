@@ -14,7 +14,7 @@ template <int TileKeys, int BoxRows, int Warps = 1>
 class PieceStream {
  public:
   __device__ explicit PieceStream(const AttendParams& params)
-      : p_(params), pieces_(params, params.task_counts->given) {}
+      : p_(params), pieces_(params, params.task_counts->early_blocks) {}
 
   /// Tiles of a task: producers and math warps count them alike.
   __device__ static int tiles_of(const DeviceTask& task) {
@@ -72,11 +72,13 @@ class PieceStream {
  private:
   static constexpr int kBoxes = TileKeys / BoxRows / Warps;  // of a warp
 
-  /// One that is given is read beside the counts, not after them.
+  /// The task of the block's number is read beside the counts, not after them. A claim before
+  /// wait_for_inputs finds the counter of the layer before at 0 again: all blocks of a first launch
+  /// are early, and a later launch starts after the first has waited.
   __device__ DeviceTask first_task() const {
-    const DeviceTask given = p_.tasks[blockIdx.x];
-    if (!pieces_.has_first()) return task_at(uniform(pieces_.claim()));
-    return static_cast<int>(blockIdx.x) < pieces_.count() ? given : DeviceTask{};
+    const DeviceTask own = p_.tasks[blockIdx.x];
+    if (!pieces_.is_early()) return task_at(uniform(pieces_.claim()));
+    return static_cast<int>(blockIdx.x) < pieces_.count() ? own : DeviceTask{};
   }
 
   /// A task without rows follows the last.

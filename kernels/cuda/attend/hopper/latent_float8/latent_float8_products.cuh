@@ -57,7 +57,8 @@ class LatentFloat8Products {
 
   __device__ static int lane() { return threadIdx.x % 32; }
 
-  // Templates rather than loops, which the compiler does not unroll in every kernel.
+  // Templates rather than loops, which the compiler does not unroll in every kernel. Of loops that
+  // it does unroll, which compile faster, docs/results/tried.md says why they were taken back.
 
   /// Products of the keys in `now` and of all parts after them.
   template <int Number>
