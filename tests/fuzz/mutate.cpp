@@ -19,7 +19,8 @@ void flip_bit(Input& input, std::mt19937_64& random) {
 
 /// Digits and separators, for texts.
 void set_character(Input& input, std::mt19937_64& random) {
-  constexpr std::string_view kCharacters("0123456789-+.e,:[]{}\"\n \0", 24);
+  using std::string_view_literals::operator""sv;
+  constexpr std::string_view kCharacters = "0123456789-+.e,:[]{}\"\n \0"sv;
   if (input.empty()) return;
   const char character = kCharacters[below(kCharacters.size(), random)];
   input[below(input.size(), random)] = static_cast<std::uint8_t>(character);

@@ -6,11 +6,11 @@
 
 namespace kvmesh::cuda {
 
-/// Early thread blocks have the piece of their number first, the others claim it. A
-/// thread block claims a piece ahead at its start, and one per piece that it computes. So there are
-/// as many claims as pieces, thread blocks, and thread blocks that claim their first piece; with
-/// the last claim the counter is 0 again, for the next launch. REQUIRES: every thread block takes
-/// part, also one without a piece.
+/// Early thread blocks have the piece of their number first, the others claim it. A thread block
+/// claims a piece ahead at its start, and one per piece that it computes. So there are as many
+/// claims as pieces, thread blocks, and thread blocks that claim their first piece; with the last
+/// claim the counter is 0 again, for the next launch. REQUIRES: every thread block takes part, also
+/// one without a piece.
 class Pieces {
  public:
   __device__ Pieces(const AttendParams& params, int early_blocks)
