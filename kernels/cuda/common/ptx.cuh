@@ -44,6 +44,12 @@ __device__ inline void cp_async_16_zfill_alone(std::uint32_t to, const void* fro
                : "memory");
 }
 
+/// The same of 4 bytes that neighbours read again: of them `bytes` are read.
+__device__ inline void cp_async_4_zfill(std::uint32_t to, const void* from, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes)
+               : "memory");
+}
+
 /// Copies 8 bytes that neighbours read again, so they stay in L1.
 __device__ inline void cp_async_8_cached(std::uint32_t to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");

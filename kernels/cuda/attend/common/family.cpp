@@ -19,6 +19,12 @@ bool is_contiguous(const ConstTensorView& view) {
   return true;
 }
 
+/// Copies of one page never use the distance of pages.
+bool has_boxes(const ConstTensorView& half) {
+  return half.stride(3) == 1 && half.stride(2) > 0 && (half.size(0) < 2 || half.stride(0) > 0) &&
+         (half.size(1) < 2 || is_multiple(half.stride(1), half.size(3)));
+}
+
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
 
 /// Most rows per thread block: outputs are in registers.
@@ -47,6 +53,7 @@ TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool,
       .q_vectors = begins_at_16_bytes(q),
       .pool_vectors = begins_at_16_bytes(pool.k) && begins_at_16_bytes(pool.v),
       .pool_contiguous = is_contiguous(pool.k) && (pool.is_latent() || is_contiguous(pool.v)),
+      .pool_boxes = has_boxes(pool.k) && has_boxes(pool.v),
       .latent = pool.is_latent(),
       .row_scales = row_scales,
       .scale_vectors = !row_scales || (has_scale_vectors(k_scales) && has_scale_vectors(v_scales)),

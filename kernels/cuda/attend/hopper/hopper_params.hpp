@@ -7,15 +7,23 @@
 
 namespace kvmesh::cuda {
 
-/// The pool's halves as [pages * kv_heads][page_size / 8][atoms][8][64], of float8 as image.hpp
-/// says: a box is a page of a head. Where warps gather keys there are no maps.
+/// The steps in a map from page to page and from head to head. Heads that are whole atoms apart
+/// follow one another along the atoms, others along the pages.
+struct HeadSteps {
+  std::int32_t pages;  // from page to page, in first indices
+  std::int32_t heads;  // from head to head, in first indices
+  std::int32_t atoms;  // and in atoms
+};
+
+/// The pool's halves as [pages][page_size / 8][atoms][8][64], of float8 as image.hpp says: a box is
+/// a page of a head. Where warps gather keys there are no maps.
 struct HopperParams {
   TensorMap k_map;
   TensorMap v_map;
   AttendParams attend;
   DeviceScales scales;  // of float8 pages
-  std::int32_t pool_heads;
-  std::int32_t no_page;  // a first index past the end, where the copy engine reads 0
+  HeadSteps k_steps;
+  HeadSteps v_steps;
 };
 
 }  // namespace kvmesh::cuda

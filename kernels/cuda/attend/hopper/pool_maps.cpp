@@ -20,39 +20,73 @@ bool takes_page(int tokens) {
   return tokens % kAtomRows == 0 && (kMostBoxTokens % tokens == 0 || tokens % kMostBoxTokens == 0);
 }
 
-bool copies_pool(const AttendCase& what) {
-  return what.architecture == "sm_90a" && what.kinds.pool_vectors && what.kinds.pool_contiguous &&
-         takes_dim(what.shape.k_dim, what.kinds, kMostLatentKey) &&
-         takes_dim(what.shape.v_dim, what.kinds, kMostLatentValue) &&
-         takes_page(what.shape.page_size);
+/// Returns whether heads of rows of `dim` elements are whole atoms apart wherever they are whole
+/// rows apart: of dims below 257, only 160 are not.
+bool has_whole_atoms(int dim, Dtype dtype) {
+  return dim % KvImage{dim, static_cast<int>(size_bytes(dtype))}.atom_step() == 0;
 }
 
-/// Half of a pool as [pages * kv_heads][page_size / 8][atoms][8][n], with n elements in a row of an
-/// atom, by boxes of `box_dims` dims; rows of latent pages are longer than their values.
-TensorMap map_of(const ConstTensorView& half, std::int64_t box_dims) {
-  const std::int64_t page_size = half.size(2), dim = half.size(3);
+/// REQUIRES: dims that it takes.
+bool takes_order(const AttendCase& what) {
+  if (what.kinds.pool_contiguous) return true;
+  const AttentionShape& shape = what.shape;
+  const bool takes_heads =
+      shape.kv_heads == 1 ||
+      (!what.kinds.latent && has_whole_atoms(shape.k_dim, what.kinds.pool) &&
+       has_whole_atoms(shape.v_dim, what.kinds.pool));
+  return what.kinds.pool_boxes && takes_heads;
+}
+
+bool copies_pool(const AttendCase& what) {
+  return what.architecture == "sm_90a" && what.kinds.pool_vectors &&
+         takes_dim(what.shape.k_dim, what.kinds, kMostLatentKey) &&
+         takes_dim(what.shape.v_dim, what.kinds, kMostLatentValue) &&
+         takes_page(what.shape.page_size) && takes_order(what);
+}
+
+/// Half of a pool, and the steps to its heads.
+struct MappedHalf {
+  TensorMap map;
+  HeadSteps steps;
+};
+
+/// Half of a pool as [pages][page_size / 8][atoms][8][n], with n elements in a row of an atom, by
+/// boxes of `box_dims` dims; rows of latent pages are longer than their values. Atoms go on from
+/// head to head. Where they cannot, pages do: [pages * kv_heads].
+MappedHalf map_of(const ConstTensorView& half, std::int64_t box_dims) {
+  const std::int64_t page_size = half.size(2), dim = half.size(3), heads = half.size(1);
   const std::int64_t row = half.stride(2);
   const auto image_of = [&](std::int64_t dims) {
     return KvImage{static_cast<int>(dims), static_cast<int>(size_bytes(half.dtype))};
   };
   const KvImage image = image_of(dim), box = image_of(box_dims);
-  const std::int64_t pages = std::max<std::int64_t>(half.size(0) * half.size(1), 1);
+  const std::int64_t head = heads > 1 ? half.stride(1) : 0;
+  const bool along_atoms = head % image.atom_step() == 0;
+  const std::int64_t head_atoms = along_atoms ? head / image.atom_step() : 0;
+  const std::int64_t first = half.size(0) * (along_atoms ? 1 : heads);
+  const std::int64_t first_step = along_atoms ? half.stride(0) : head;
   const std::int64_t box_groups = std::min<std::int64_t>(page_size, kMostBoxTokens) / kAtomRows;
-  return make_tensor_map(
+  const TensorMap map = make_tensor_map(
       half.dtype, half.data,
-      {.extents = {image.atom_elements(), kAtomRows, image.atoms(), page_size / kAtomRows, pages},
-       .strides = {1, row, image.atom_step(), kAtomRows * row, page_size * row},
+      {.extents = {image.atom_elements(), kAtomRows, (heads - 1) * head_atoms + image.atoms(),
+                   page_size / kAtomRows, std::max<std::int64_t>(first, 1)},
+       .strides = {1, row, image.atom_step(), kAtomRows * row,
+                   first > 1 ? first_step : page_size * row},
        .box = {image.atom_elements(), kAtomRows, box.atoms(), box_groups, 1}});
+  return {map,
+          {.pages = static_cast<std::int32_t>(along_atoms ? 1 : heads),
+           .heads = along_atoms ? 0 : 1,
+           .atoms = static_cast<std::int32_t>(head_atoms)}};
 }
 
-HopperParams with_maps(const AttendParams& params, const ConstKvPool& pool, const TensorMap& k_map,
-                       const TensorMap& v_map) {
-  return {.k_map = k_map,
-          .v_map = v_map,
+HopperParams with_maps(const AttendParams& params, const ConstKvPool& pool, const MappedHalf& k,
+                       const MappedHalf& v) {
+  return {.k_map = k.map,
+          .v_map = v.map,
           .attend = params,
           .scales = device_scales(pool),
-          .pool_heads = static_cast<std::int32_t>(pool.k.size(1)),
-          .no_page = static_cast<std::int32_t>(pool.k.size(0) * pool.k.size(1))};
+          .k_steps = k.steps,
+          .v_steps = v.steps};
 }
 
 }  // namespace

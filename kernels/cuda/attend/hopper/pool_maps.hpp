@@ -10,8 +10,8 @@ namespace kvmesh::cuda {
 inline constexpr int kMostBoxTokens = 64;
 
 /// Returns whether the chip and the copy engine support the case's pool: 16-bit or float8, without
-/// gaps, pages of 8, 16, 32 or a multiple of 64 tokens; dims of 64 to 256, multiples of 32, for
-/// float8 of 64; 16-bit latent pages, of dims up to 576 and 512 that are multiples of 64.
+/// gaps or in boxes, pages of 8, 16, 32 or a multiple of 64 tokens; dims of 64 to 256, multiples of
+/// 32, for float8 of 64; 16-bit latent pages, of dims up to 576 and 512 that are multiples of 64.
 bool takes_pool(const AttendCase& what);
 /// The same of float8 latent pages, whose keys are longer than their values.
 bool takes_latent_float8_pool(const AttendCase& what);

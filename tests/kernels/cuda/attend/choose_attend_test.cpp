@@ -53,8 +53,11 @@ TEST(AttendVariant, WarpsGatherWhatTheCopyEngineCannotBring) {
     return choose_attend({.shape = {16, 1, k_dim, k_dim - 64, page_size}, .kinds = kinds}).name;
   };
   EXPECT_EQ(choose(576, 64, {.latent = true}), "hopper decode");
-  EXPECT_EQ(choose(576, 64, {.pool_contiguous = false, .latent = true}), "hopper decode gather");
-  EXPECT_EQ(choose(576, 1, {.pool_contiguous = false, .latent = true}), "hopper decode gather");
+  const TensorKinds in_boxes{.pool_contiguous = false, .latent = true};
+  EXPECT_EQ(choose(576, 64, in_boxes), "hopper decode");
+  EXPECT_EQ(choose(576, 1, in_boxes), "hopper decode gather");
+  const TensorKinds in_pieces{.pool_contiguous = false, .pool_boxes = false, .latent = true};
+  EXPECT_EQ(choose(576, 64, in_pieces), "hopper decode gather");
   EXPECT_EQ(choose(320, 1, {.latent = true}), "hopper decode gather");
   EXPECT_EQ(choose(256, 1, {.latent = true}), "mma");
   EXPECT_EQ(choose(576, 1, {.pool_vectors = false, .latent = true}), "plain");
@@ -142,7 +145,43 @@ TEST(AttendVariant, ScalesPerHeadAreNoScalesOfRows) {
   };
   EXPECT_EQ(name_of(kinds_with(of_heads, of_heads), 8), "hopper decode float8");
   EXPECT_EQ(name_of(kinds_with(of_heads, of_heads), 128), "hopper prefill float8");
-  EXPECT_EQ(name_of(kinds_with(of_rows, of_heads), 8), "plain");
+  EXPECT_EQ(name_of(kinds_with(of_rows, of_heads), 8), "hopper decode float8");
+}
+
+/// The copy engine takes pages in every order of memory that engines have: a map has one for heads
+/// that are whole atoms apart, and one for pages without gaps.
+TEST(AttendVariant, PagesOfEnginesNeedNoKernelsOfTheirOwn) {
+  constexpr std::int64_t kPages = 4, kHeads = 2, kTokens = 16;
+  const auto family_of = [&](Dtype dtype, std::int64_t dim, bool tokens_first, std::int64_t row,
+                             std::int64_t halves) {
+    alignas(16) std::byte memory[32];
+    ConstTensorView half(memory, dtype, {kPages, kHeads, kTokens, dim});
+    half.strides = {halves * kHeads * kTokens * row, tokens_first ? row : kTokens * row,
+                    tokens_first ? kHeads * row : row, 1};
+    ConstKvPool pool{half, half};
+    pool.v.data = memory + 16;
+    const AttentionShape shape{8, 2, static_cast<int>(dim), static_cast<int>(dim), kTokens};
+    const ConstTensorView q(memory, Dtype::kBFloat16, {1, 8, dim});
+    return choose_attend({.shape = shape, .kinds = kinds_of(q, pool), .rows = 8}).name;
+  };
+  const auto half_family = [&](std::int64_t dim, bool tokens_first, std::int64_t row,
+                               std::int64_t halves = 1) {
+    return family_of(Dtype::kBFloat16, dim, tokens_first, row, halves);
+  };
+  for (const std::int64_t dim : {64, 96, 128, 192, 224, 256}) {
+    for (const bool tokens_first : {false, true}) {
+      EXPECT_EQ(half_family(dim, tokens_first, dim), "hopper decode") << dim;
+      EXPECT_EQ(half_family(dim, tokens_first, dim, 2), "hopper decode") << dim;
+      EXPECT_EQ(half_family(dim, tokens_first, 2 * dim), "hopper decode") << dim;
+    }
+  }
+  EXPECT_EQ(half_family(160, false, 160), "hopper decode");
+  EXPECT_EQ(half_family(160, true, 160), "mma");  // atoms begin at 0, 48 and 96
+  EXPECT_EQ(half_family(128, true, 136), "mma");  // a head is not whole rows from the next
+  EXPECT_EQ(half_family(128, true, 132), "plain");  // rows begin at multiples of 8 bytes
+  for (const std::int64_t dim : {64, 128, 192, 256}) {
+    EXPECT_EQ(family_of(Dtype::kFloat8E4M3, dim, true, dim, 2), "hopper decode float8") << dim;
+  }
 }
 
 TEST(AttendVariant, PagesHaveTokens) {

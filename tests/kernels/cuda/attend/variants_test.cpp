@@ -89,10 +89,10 @@ enum Axis {
 /// the largest v_dim here.
 int local_bytes_of(const AttendVariant& variant) { return variant.name == "plain" ? 48 : 0; }
 
-/// Pages of one layout, and the family that reads them.
+/// Pages of one layout, and the family that reads them: by the copy engine, or otherwise.
 struct Pages {
   const char* family;
-  bool contiguous;
+  bool copied;
   std::span<const int> sizes;
 };
 constexpr Pages kDecodePages[] = {{"hopper decode", true, kHopperPageSizes}};
@@ -203,9 +203,11 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
                 .pool = pool,
                 .q_vectors = choices[kQueryVectors] == 0,
                 .pool_vectors = table.pool_vectors,
-                .pool_contiguous = pages.contiguous,
+                .pool_contiguous = pages.copied,
+                .pool_boxes = pages.copied,
                 .latent = table.latent,
-                .row_scales = info_of(pool).has_scales && choices[kRowScales] == 0,
+                .row_scales = info_of(pool).has_scales && choices[kRowScales] != 1,
+                .scale_vectors = choices[kRowScales] != 2,
                 .has_sinks = choices[kSinks] != 0},
       .fold_scale = score.mod.is_identity() && choices[kNegative] == 0,
       .head_classes = choices[kHeadClasses] != 0,
@@ -217,12 +219,13 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
   const AttendVariant variant = choose_attend(what);
   EXPECT_EQ(variant.name, pages.family);
   std::string name =
-      fmt::format("{}_K{}V{}_rows{}{}{}_group{}_page{}{}_{}_q_{}{}{}{}{}{}{}", chip.architecture,
+      fmt::format("{}_K{}V{}_rows{}{}{}_group{}_page{}{}_{}_q_{}{}{}{}{}{}{}{}", chip.architecture,
                   tile.k_dim, tile.v_dim, tile.row_class, score.name, mask.name, group, page_size,
-                  table.latent && !pages.contiguous ? "_gathered" : "",
+                  table.latent && !pages.copied ? "_gathered" : "",
                   kvmesh::name(what.kinds.pool), kvmesh::name(what.kinds.q),
                   what.head_classes ? "_heads" : "", what.kinds.q_vectors ? "" : "_unaligned",
                   what.fold_scale ? "_folded" : "", what.kinds.row_scales ? "_rowscales" : "",
+                  what.kinds.scale_vectors ? "" : "_apart",
                   what.kinds.has_sinks ? "_sinks" : "", what.row_tokens ? "_tokens" : "");
   const CudaMods text = emit_cuda(score.mod.graph(), mask.mod.graph());
   return {std::move(name), attend_program(variant, text, chip.architecture),
@@ -239,7 +242,7 @@ std::vector<Variant> variants_of(Table table, bool before_release) {
   const std::vector<test::Choices> cases =
       test::EveryPair({static_cast<int>(table.tiles.size()), n, n, n, n,
                        static_cast<int>(table.pool_dtypes.size()), n, table.head_classes ? 2 : 1, 2,
-                       2, before_release ? 1 : chips, table.has_scales() ? 2 : 1, 2, 2,
+                       2, before_release ? 1 : chips, table.has_scales() ? 3 : 1, 2, 2,
                        static_cast<int>(table.pages.size())})
           .cases();
   std::vector<Variant> variants;

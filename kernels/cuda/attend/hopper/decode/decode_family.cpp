@@ -72,8 +72,7 @@ class DecodeFamily final : public AttendFamily {
 
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const bool takes = what.rows <= 32 && what.group() <= what.rows &&
-                       (gathers_ ? gathers_pool(what) : takes_pool(what)) &&
-                       what.kinds.scale_vectors;
+                       (gathers_ ? gathers_pool(what) : takes_pool(what));
     if (!takes) return std::nullopt;
     const std::optional<FittedTile> fitted = fitted_tile(what, gathers_);
     if (!fitted) return std::nullopt;
@@ -95,6 +94,7 @@ class DecodeFamily final : public AttendFamily {
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)
         .set("kRowScales", what.kinds.row_scales)
+        .set("kScaleVectors", what.kinds.scale_vectors)
         .set("kRows", what.rows)
         .set("kStages", fitted->tile.stages)
         .set("kPieceRing", fitted->tile.pieces)

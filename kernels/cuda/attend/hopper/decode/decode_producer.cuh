@@ -3,8 +3,7 @@
 
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/decode/decode_shared.cuh"
-#include "kernels/cuda/attend/hopper/hopper_params.hpp"
-#include "kernels/cuda/attend/hopper/instructions/tma.cuh"
+#include "kernels/cuda/attend/hopper/page_copies.cuh"
 #include "kernels/cuda/attend/hopper/row_gather.cuh"
 #include "kernels/cuda/attend/hopper/scaled_queries.cuh"
 
@@ -110,14 +109,13 @@ class DecodeProducer {
     __syncwarp();
     if constexpr (kRowScales) load_scales(task, tile, visit.page, stage);
     if (lane() >= kTileVisits) return;
-    const int box = lane() * (kBoxRows / kAtomRows);
+    const int first = lane() * kBoxRows;
     const int group = tile * kTileKeys % kPageSize / kAtomRows;
-    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + pool_head(task);
-    cp_async_bulk_tensor_5d(shared_.keys(stage) + box * kImageK.group_bytes(), p_.k_map,
-                            shared_.keys_full(stage), kEvictFirst, 0, 0, 0, group, row);
+    copy_box(shared_.keys(stage) + kImageK.bytes(first), p_.k_map, shared_.keys_full(stage),
+             kEvictFirst, page_box(p_.k_steps, task, visit.page, group));
     if constexpr (kLatent) return;
-    cp_async_bulk_tensor_5d(shared_.values(stage) + box * kImageV.group_bytes(), p_.v_map,
-                            shared_.values_full(stage), kEvictFirst, 0, 0, 0, group, row);
+    copy_box(shared_.values(stage) + kImageV.bytes(first), p_.v_map, shared_.values_full(stage),
+             kEvictFirst, page_box(p_.v_steps, task, visit.page, group));
   }
 
   /// Half of the lanes copy the keys' scales, half the values', four each: 512 bytes per tile.
@@ -126,11 +124,8 @@ class DecodeProducer {
     static_assert(kTileKeys == 16 * 4);
     const int key = lane() % 16 * 4;
     const int page = __shfl_sync(kAllLanes, page_of_lane, key / kBoxRows);
-    const DeviceScale& scale = lane() < 16 ? p_.scales.k : p_.scales.v;
-    const float* from = scale.per_token + max(page, 0) * scale.page_stride +
-                        pool_head(task) * scale.head_stride + (tile * kTileKeys + key) % kPageSize;
-    cp_async_16_zfill_alone(shared_address(shared_.scales(stage) + lane() * 4), from,
-                            page < 0 ? 0 : 16);
+    copy_scales(shared_.scales(stage) + lane() * 4, lane() < 16 ? p_.scales.k : p_.scales.v, task,
+                page, (tile * kTileKeys + key) % kPageSize);
     cp_async_mbarrier_arrive_noinc(shared_.keys_full(stage));
   }
 

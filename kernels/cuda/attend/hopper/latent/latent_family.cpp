@@ -36,6 +36,7 @@ class LatentFamily final : public AttendFamily {
                           .overlaps = true};
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)
+        .set("kScaleVectors", what.kinds.scale_vectors)
         .set("kBoxTokens", kMostBoxTokens)
         .set("kGathers", gathers_);
     return variant;

@@ -2,9 +2,8 @@
 #pragma once
 
 #include "kernels/cuda/attend/common/rows.cuh"
-#include "kernels/cuda/attend/hopper/hopper_params.hpp"
-#include "kernels/cuda/attend/hopper/instructions/tma.cuh"
 #include "kernels/cuda/attend/hopper/latent/latent_shared.cuh"
+#include "kernels/cuda/attend/hopper/page_copies.cuh"
 #include "kernels/cuda/attend/hopper/row_gather.cuh"
 
 namespace kvmesh::cuda {
@@ -73,14 +72,13 @@ class LatentProducer {
     const int stage = tile_ % kLatentStages;
     const std::uint32_t parity = tile_ / kLatentStages % 2 ^ 1;
     ++tile_;
-    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + pool_head(task);
-    const int group = tile * kLatentKeys % kPageSize / kAtomRows;
+    const PageBox left = left_box(task, tile, visit);
     mbarrier_wait(shared_.left_empty(stage), parity);
     if (lane() == 0) mbarrier_arrive_expect_tx(shared_.left_full(stage), kTile.left_bytes());
     __syncwarp();
     if (lane() < kTileVisits) {
-      cp_async_bulk_tensor_5d(shared_.left(stage) + kImageLeft.bytes(lane() * kBoxRows), p_.v_map,
-                              shared_.left_full(stage), kPolicy, 0, 0, 0, group, row);
+      copy_box(shared_.left(stage) + kImageLeft.bytes(lane() * kBoxRows), p_.v_map,
+               shared_.left_full(stage), kPolicy, left);
     }
     mbarrier_wait(shared_.right_empty(stage), parity);
     if (lane() < kTileVisits) shared_.visits(stage)[lane()] = visit;
@@ -92,20 +90,25 @@ class LatentProducer {
     }
     __syncwarp();
     if (lane() < kTileVisits) {
-      cp_async_bulk_tensor_5d(shared_.right(stage) + kImageRight.bytes(lane() * kBoxRows), p_.k_map,
-                              shared_.right_full(stage), kPolicy, 0, 0, kImageLeft.atoms(), group,
-                              row);
+      copy_box(shared_.right(stage) + kImageRight.bytes(lane() * kBoxRows), p_.k_map,
+               shared_.right_full(stage), kPolicy, right_of(left));
     }
+  }
+
+  __device__ PageBox left_box(const DeviceTask& task, int tile, const PageVisit& visit) const {
+    return page_box(p_.k_steps, task, visit.page, tile * kLatentKeys % kPageSize / kAtomRows);
+  }
+  __device__ static PageBox right_of(const PageBox& left) {
+    return {left.atom + kImageLeft.atoms(), left.group, left.page};
   }
 
   /// A stage is free for less time than memory takes. With half of the bytes in L2 memory can be
   /// ahead of the stages.
   __device__ void prefetch(const DeviceTask& task, int tile, const PageVisit& visit) const {
     if (lane() >= kTileVisits || visit.page < 0) return;
-    const int row = visit.page * p_.pool_heads + pool_head(task);
-    const int group = tile * kLatentKeys % kPageSize / kAtomRows;
-    prefetch_tensor_5d(p_.v_map, 0, 0, 0, group, row);
-    prefetch_tensor_5d(p_.k_map, 0, 0, kImageLeft.atoms(), group, row);
+    const PageBox left = left_box(task, tile, visit);
+    prefetch_box(p_.v_map, left);
+    prefetch_box(p_.k_map, right_of(left));
   }
 
   const HopperParams& p_;

@@ -25,7 +25,7 @@ class LatentFloat8Family final : public AttendFamily {
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const AttentionShape& shape = what.shape;
     const bool takes = takes_latent_float8_pool(what) && what.rows <= 64 &&
-                       what.group() <= what.rows && what.kinds.scale_vectors;
+                       what.group() <= what.rows;
     if (!takes) return std::nullopt;
     const LatentFloat8Tile tile{.rows = what.rows,
                                 .k_dim = shape.k_dim,
@@ -51,6 +51,7 @@ class LatentFloat8Family final : public AttendFamily {
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)
         .set("kRowScales", what.kinds.row_scales)
+        .set("kScaleVectors", what.kinds.scale_vectors)
         .set("kRows", what.rows)
         .set("kTeams", tile.teams)
         .set("kBlocksPerSm", blocks)

@@ -2,9 +2,8 @@
 #pragma once
 
 #include "kernels/cuda/attend/common/rows.cuh"
-#include "kernels/cuda/attend/hopper/hopper_params.hpp"
-#include "kernels/cuda/attend/hopper/instructions/tma.cuh"
 #include "kernels/cuda/attend/hopper/latent_float8/latent_float8_shared.cuh"
+#include "kernels/cuda/attend/hopper/page_copies.cuh"
 
 namespace kvmesh::cuda {
 
@@ -49,11 +48,10 @@ class LatentFloat8Producer {
     if (lane() >= kTileVisits) return;
     const int first = lane() * kBoxRows;
     const int group = (tile * kTileKeys + first) % kPageSize / kAtomRows;
-    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + pool_head(task);
-    cp_async_bulk_tensor_5d(shared_.values(stage) + kImageV.bytes(first), p_.v_map,
-                            shared_.full(stage), kPolicy, 0, 0, 0, group, row);
-    cp_async_bulk_tensor_5d(shared_.rest(stage) + kImageRest.bytes(first), p_.k_map,
-                            shared_.full(stage), kPolicy, 0, 0, 0, group, row);
+    copy_box(shared_.values(stage) + kImageV.bytes(first), p_.v_map, shared_.full(stage), kPolicy,
+             page_box(p_.v_steps, task, visit.page, group));
+    copy_box(shared_.rest(stage) + kImageRest.bytes(first), p_.k_map, shared_.full(stage), kPolicy,
+             page_box(p_.k_steps, task, visit.page, group));
   }
 
   /// Lanes copy four scales each, which are those of keys and of values. Slots without a page get
@@ -63,11 +61,8 @@ class LatentFloat8Producer {
     const int key = lane() * 4;
     const int page = __shfl_sync(kAllLanes, page_of_lane, min(key, kTileKeys - 1) / kBoxRows);
     if (key < kTileKeys) {
-      const DeviceScale& scale = p_.scales.k;
-      const float* from = scale.per_token + max(page, 0) * scale.page_stride +
-                          pool_head(task) * scale.head_stride +
-                          (tile * kTileKeys + key) % kPageSize;
-      cp_async_16_zfill_alone(shared_address(shared_.scales(stage) + key), from, page < 0 ? 0 : 16);
+      copy_scales(shared_.scales(stage) + key, p_.scales.k, task, page,
+                  (tile * kTileKeys + key) % kPageSize);
     }
     cp_async_mbarrier_arrive_noinc(shared_.full(stage));
   }

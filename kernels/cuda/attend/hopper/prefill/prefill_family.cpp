@@ -46,8 +46,7 @@ class PrefillFamily final : public AttendFamily {
         shape.v_dim <= 128 || !(what.head_classes || (is_float8(what) && what.rows == 128));
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
                       shape.k_dim <= 256 && shape.v_dim <= 256 && has_registers &&
-                      takes_pool(what) && what.kinds.scale_vectors &&
-                      !(is_float8(what) && what.kinds.latent);
+                      takes_pool(what) && !(is_float8(what) && what.kinds.latent);
     if (!fits) return std::nullopt;
     const std::optional<PrefillTile> tile = tile_of(what);
     if (!tile) return std::nullopt;
@@ -67,6 +66,7 @@ class PrefillFamily final : public AttendFamily {
         .set("kPieceRing", tile->pieces)
         .set("kBoxTokens", kMostBoxTokens)
         .set("kRowScales", tile->row_scales)
+        .set("kScaleVectors", what.kinds.scale_vectors)
         .set("kRegisterSteps", register_steps(*tile, what));
     return variant;
   }

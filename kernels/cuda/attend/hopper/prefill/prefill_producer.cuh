@@ -2,8 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/attend/common/rows.cuh"
-#include "kernels/cuda/attend/hopper/hopper_params.hpp"
-#include "kernels/cuda/attend/hopper/instructions/tma.cuh"
+#include "kernels/cuda/attend/hopper/page_copies.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_shared.cuh"
 
 namespace kvmesh::cuda {
@@ -39,18 +38,16 @@ class PrefillProducer {
   /// Keys are needed one tile before values: those of a tile come with the values of the one
   /// before.
   __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit) {
-    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + pool_head(task);
     const int group = (tile * kPrefillKeys + lane() * kBoxRows) % kPageSize / kAtomRows;
-    fill_keys(task, tile, visit, group, row);
-    if (tile > 0) fill_values(tile_ - 1, group_before_, row_before_);
-    if (tile + 1 == PrefillStream::tiles_of(task)) fill_values(tile_, group, row);
-    group_before_ = group;
-    row_before_ = row;
+    fill_keys(task, tile, visit, group);
+    const PageBox values = page_box(p_.v_steps, task, visit.page, group);
+    if (tile > 0) fill_values(tile_ - 1, values_before_);
+    if (tile + 1 == PrefillStream::tiles_of(task)) fill_values(tile_, values);
+    values_before_ = values;
     ++tile_;
   }
 
-  __device__ void fill_keys(const DeviceTask& task, int tile, const PageVisit& visit, int group,
-                            int row) {
+  __device__ void fill_keys(const DeviceTask& task, int tile, const PageVisit& visit, int group) {
     const int stage = tile_ % kPrefillStages;
     const Place place =
         kIsFloat8 ? next_float8()
@@ -68,11 +65,11 @@ class PrefillProducer {
     __syncwarp();
     if constexpr (kRowScales) load_scales(task, tile, visit.page, place.full);
     if (lane() >= kTileVisits) return;
-    cp_async_bulk_tensor_5d(place.to + kPoolImageK.bytes(lane() * kBoxRows), p_.k_map, place.full,
-                            kEvictNormal, 0, 0, 0, group, row);
+    copy_box(place.to + kPoolImageK.bytes(lane() * kBoxRows), p_.k_map, place.full, kEvictNormal,
+             page_box(p_.k_steps, task, visit.page, group));
   }
 
-  __device__ void fill_values(int tile, int group, int row) {
+  __device__ void fill_values(int tile, const PageBox& box) {
     const int stage = tile % kPrefillStages;
     const Place place = kIsFloat8 ? next_float8()
                                   : Place{shared_.values(stage), shared_.values_full(stage),
@@ -83,8 +80,8 @@ class PrefillProducer {
     __syncwarp();
     if constexpr (kRowScales) cp_async_mbarrier_arrive_noinc(place.full);
     if (lane() >= kTileVisits) return;
-    cp_async_bulk_tensor_5d(place.to + kPoolImageV.bytes(lane() * kBoxRows), p_.v_map, place.full,
-                            kEvictNormal, 0, 0, 0, group, row);
+    copy_box(place.to + kPoolImageV.bytes(lane() * kBoxRows), p_.v_map, place.full, kEvictNormal,
+             box);
   }
 
   /// Keys and values share a ring of float8 tiles; PrefillConverter takes them in this order.
@@ -105,12 +102,8 @@ class PrefillProducer {
       const int unit = first + lane();
       const int key = unit % kLanes * 4;
       const int page = __shfl_sync(kAllLanes, page_of_lane, key / kBoxRows);
-      const DeviceScale& scale = unit < kLanes ? p_.scales.k : p_.scales.v;
-      const float* from = scale.per_token + max(page, 0) * scale.page_stride +
-                          pool_head(task) * scale.head_stride +
-                          (tile * kPrefillKeys + key) % kPageSize;
-      cp_async_16_zfill_alone(shared_address(shared_.key_scales(tile_) + unit * 4), from,
-                              page < 0 ? 0 : 16);
+      copy_scales(shared_.key_scales(tile_) + unit * 4, unit < kLanes ? p_.scales.k : p_.scales.v,
+                  task, page, (tile * kPrefillKeys + key) % kPageSize);
     }
     cp_async_mbarrier_arrive_noinc(full);
   }
@@ -119,7 +112,7 @@ class PrefillProducer {
   const PrefillShared& shared_;
   int tile_ = 0;         // of all that this thread block brought
   int float8_tile_ = 0;  // the same of keys and values, each counted
-  int group_before_ = 0, row_before_ = 0;
+  PageBox values_before_{};
 };
 
 /// The three warps that copy queries.
