@@ -314,18 +314,19 @@ TEST(DevicePlan, SharedRowsLeaveMultiprocessorsToOthers) {
                                           .multiprocessors = kMultiprocessors};
   cuda::DevicePlan plan(kernels(), options, mods, std::nullopt);
   cuda::PageLists lists;
+  std::vector<std::vector<LocalPage>> pages(kSequences);
   std::vector<AttendSequence> sequences;
   SharedPrefix prefix{.pages = kSharedPages};
   for (std::int32_t s = 0; s < kSequences; ++s) {
-    std::vector<LocalPage> pages;
-    for (std::int32_t page = 0; page < kSharedPages; ++page) pages.push_back({page, page});
-    for (std::int32_t page = 0; page < kOwnPages; ++page) {
-      pages.push_back({kSharedPages + s * kOwnPages + page, kSharedPages + page});
-    }
     const auto list = static_cast<std::size_t>(s);
-    lists.change(list, 0, pages);
+    for (std::int32_t page = 0; page < kSharedPages; ++page) pages[list].push_back({page, page});
+    for (std::int32_t page = 0; page < kOwnPages; ++page) {
+      pages[list].push_back({kSharedPages + s * kOwnPages + page, kSharedPages + page});
+    }
+    lists.change(list, 0, pages[list]);
     const std::int64_t tokens = 16 * (kSharedPages + kOwnPages);
-    sequences.push_back({.queries = 1, .kv_len = tokens, .appended = 1, .list = list});
+    sequences.push_back(
+        {.queries = 1, .kv_len = tokens, .pages = pages[list], .appended = 1, .list = list});
     prefix.sequences.push_back(s);
   }
   const std::vector<SharedPrefix> prefixes{prefix};

@@ -31,9 +31,8 @@ bool takes_order(const AttendCase& what) {
   if (what.kinds.pool_contiguous) return true;
   const AttentionShape& shape = what.shape;
   const bool takes_heads =
-      shape.kv_heads == 1 ||
-      (!what.kinds.latent && has_whole_atoms(shape.k_dim, what.kinds.pool) &&
-       has_whole_atoms(shape.v_dim, what.kinds.pool));
+      shape.kv_heads == 1 || (!what.kinds.latent && has_whole_atoms(shape.k_dim, what.kinds.pool) &&
+                              has_whole_atoms(shape.v_dim, what.kinds.pool));
   return what.kinds.pool_boxes && takes_heads;
 }
 

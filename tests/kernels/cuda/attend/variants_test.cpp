@@ -218,15 +218,14 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
       .limits = chip.limits};
   const AttendVariant variant = choose_attend(what);
   EXPECT_EQ(variant.name, pages.family);
-  std::string name =
-      fmt::format("{}_K{}V{}_rows{}{}{}_group{}_page{}{}_{}_q_{}{}{}{}{}{}{}{}", chip.architecture,
-                  tile.k_dim, tile.v_dim, tile.row_class, score.name, mask.name, group, page_size,
-                  table.latent && !pages.copied ? "_gathered" : "",
-                  kvmesh::name(what.kinds.pool), kvmesh::name(what.kinds.q),
-                  what.head_classes ? "_heads" : "", what.kinds.q_vectors ? "" : "_unaligned",
-                  what.fold_scale ? "_folded" : "", what.kinds.row_scales ? "_rowscales" : "",
-                  what.kinds.scale_vectors ? "" : "_apart",
-                  what.kinds.has_sinks ? "_sinks" : "", what.row_tokens ? "_tokens" : "");
+  std::string name = fmt::format(
+      "{}_K{}V{}_rows{}{}{}_group{}_page{}{}_{}_q_{}{}{}{}{}{}{}{}", chip.architecture, tile.k_dim,
+      tile.v_dim, tile.row_class, score.name, mask.name, group, page_size,
+      table.latent && !pages.copied ? "_gathered" : "", kvmesh::name(what.kinds.pool),
+      kvmesh::name(what.kinds.q), what.head_classes ? "_heads" : "",
+      what.kinds.q_vectors ? "" : "_unaligned", what.fold_scale ? "_folded" : "",
+      what.kinds.row_scales ? "_rowscales" : "", what.kinds.scale_vectors ? "" : "_apart",
+      what.kinds.has_sinks ? "_sinks" : "", what.row_tokens ? "_tokens" : "");
   const CudaMods text = emit_cuda(score.mod.graph(), mask.mod.graph());
   return {std::move(name), attend_program(variant, text, chip.architecture),
           local_bytes_of(variant)};

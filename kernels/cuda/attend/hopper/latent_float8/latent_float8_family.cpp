@@ -24,8 +24,8 @@ class LatentFloat8Family final : public AttendFamily {
  public:
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const AttentionShape& shape = what.shape;
-    const bool takes = takes_latent_float8_pool(what) && what.rows <= 64 &&
-                       what.group() <= what.rows;
+    const bool takes =
+        takes_latent_float8_pool(what) && what.rows <= 64 && what.group() <= what.rows;
     if (!takes) return std::nullopt;
     const LatentFloat8Tile tile{.rows = what.rows,
                                 .k_dim = shape.k_dim,
