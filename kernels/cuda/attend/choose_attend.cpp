@@ -35,7 +35,8 @@ AttendVariant choose_attend(const AttendCase& what) {
   }
   for (const AttendFamily* family :
        {&decode_family(), &latent_family(), &latent_float8_family(), &prefill_family(),
-        &decode_gather_family(), &latent_gather_family(), &mma_family()}) {
+        &decode_gather_family(), &latent_gather_family(), &prefill_gather_family(),
+        &mma_family()}) {
     if (auto variant = family->choose(what)) return *std::move(variant);
   }
   return *plain_family().choose(what);

@@ -22,6 +22,10 @@ bool takes_latent_float8_pool(const AttendCase& what);
 /// outputs have.
 bool gathers_pool(const AttendCase& what);
 
+/// The same of 16-bit KV pages of any number of tokens, with dims of 64 to 256 that are multiples
+/// of 64.
+bool gathers_kv_pool(const AttendCase& what);
+
 /// @throws Unsupported where the driver is too old; InvalidArgument if it refuses the pool.
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool);
 /// Rows of latent pages come in two boxes: v_map has the first half of the values, k_map the rest

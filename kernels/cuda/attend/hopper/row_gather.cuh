@@ -3,7 +3,7 @@
 //
 //   lane    unit lane % 8 of an atom, in row lane / 8 of four: an instruction reads four lines of
 //           128 bytes, and writes each to all banks
-//   warp    16 rows of a tile of 64, of which lanes 0 .. 15 have the visits
+//   warp    a quarter of a tile's rows: lane i has the visit of the i-th
 //
 // A key of 576 elements is 9 atoms. A warp thus has 36 copies per tile, and finds a row for every
 // nine of them.
@@ -19,31 +19,33 @@
 namespace kvmesh::cuda {
 
 /// One of the warps that gather the rows of a tile. `Shared` is a kernel's SharedRings.
-template <class Shared>
+template <class Shared, int TileKeys>
 class RowGather {
  public:
-  __device__ RowGather(const AttendParams& params, const Shared& shared, int warp)
-      : p_(params), shared_(shared), warp_(warp) {}
+  __device__ RowGather(const Shared& shared, int warp) : shared_(shared), warp_(warp) {}
 
   /// Writes the visits of the warp's rows. REQUIRES: the stage's former visits are no longer read.
   __device__ void put_visits(int stage, const PageVisit& visit) const {
-    if (lane() < kGatherRows) shared_.visits(stage)[warp_ * kGatherRows + lane()] = visit;
+    if (lane() < kRows) shared_.visits(stage)[warp_ * kRows + lane()] = visit;
     const bool masked = __any_sync(kAllLanes, visit.masked != 0);
     static_assert(kGatherWarps == sizeof(int));  // each has a byte of the number
     if (lane() == 0) reinterpret_cast<char*>(&shared_.masked(stage))[warp_] = masked;
   }
 
-  /// Starts the copies of elements `Begin` .. of the warp's rows, as many as `Image` has, to an
-  /// image at shared address `to`. Rows without a page are 0. `first_key` is that of the tile.
-  template <KvImage Image, int Begin>
-  __device__ void copy(const DeviceTask& task, int first_key, const PageVisit& visit,
-                       std::uint32_t to) const {
+  /// Starts the copies of elements `Begin` .. of the warp's rows of `half` of the pool, as many as
+  /// `Image` has, to an image at shared address `to`. Rows without a page are 0. `first_key` is
+  /// that of the tile.
+  template <KvImage Image, int Begin = 0>
+  __device__ void copy(const DevicePool& half, const DeviceTask& task, int first_key,
+                       const PageVisit& visit, std::uint32_t to) const {
+    static_assert(!kGathers || Image.dim % 64 == 0);
 #pragma unroll 1
-    for (int i = lane() / 8; i < kGatherRows; i += 4) {
-      const int row = warp_ * kGatherRows + i, unit = lane() % 8;
+    for (int i = lane() / 8; i < kRows; i += 4) {
+      const int row = warp_ * kRows + i, unit = lane() % 8;
       const int page = __shfl_sync(kAllLanes, visit.page, i);
       // Opaque, so that the atoms' addresses are this one and a constant.
-      const char* from = opaque(place_of(task, page, first_key + row) + Begin * 2 + unit * 16);
+      const char* from =
+          opaque(place_of(half, task, page, first_key + row) + Begin * 2 + unit * 16);
       const std::uint32_t at = to + Image.unit(row, unit);
       const int bytes = page < 0 ? 0 : 16;
 #pragma unroll
@@ -63,24 +65,28 @@ class RowGather {
   }
 
   /// Prefetches the warp's rows of a tile into L2.
-  __device__ void prefetch(const DeviceTask& task, int first_key, const PageVisit& visit) const {
-    if (lane() >= kGatherRows || visit.page < 0) return;
-    const int key = first_key + warp_ * kGatherRows + lane();
-    prefetch_bulk(place_of(task, visit.page, key), kDimK * 2);
+  __device__ void prefetch(const DevicePool& half, const DeviceTask& task, int first_key,
+                           const PageVisit& visit) const {
+    if (lane() >= kRows || visit.page < 0) return;
+    const int key = first_key + warp_ * kRows + lane();
+    prefetch_bulk(place_of(half, task, visit.page, key), kDimK * 2);
   }
 
  private:
+  static constexpr int kRows = gather_rows(TileKeys);
+  static_assert(kRows <= 32);
+
   __device__ static int lane() { return threadIdx.x % 32; }
 
   /// Where a key's row begins.
-  __device__ const char* place_of(const DeviceTask& task, int page, int key) const {
-    return static_cast<const char*>(p_.k.data) +
-           pool_head(task) * p_.k.head_stride * std::int64_t{2} +
-           std::uint64_t{static_cast<unsigned>(max(page, 0))} * p_.k.page_stride_bytes +
-           std::uint64_t{static_cast<unsigned>(key % kPageSize)} * p_.k.token_stride_bytes;
+  __device__ static const char* place_of(const DevicePool& half, const DeviceTask& task, int page,
+                                         int key) {
+    return static_cast<const char*>(half.data) +
+           pool_head(task) * half.head_stride * std::int64_t{2} +
+           std::uint64_t{static_cast<unsigned>(max(page, 0))} * half.page_stride_bytes +
+           std::uint64_t{static_cast<unsigned>(key % kPageSize)} * half.token_stride_bytes;
   }
 
-  const AttendParams& p_;
   const Shared& shared_;
   const int warp_;
 };

@@ -8,11 +8,14 @@ struct VariantTile {
 };
 
 /// Tiles of the mma kernel: the usual head dims with every row class that they have, and some that
-/// are not multiples of 16, or of which one is far larger.
+/// are not multiples of 16, or of which one is far larger. On Hopper those that it has there.
 inline constexpr VariantTile kTiles[] = {
     {64, 64, 16},   {64, 64, 128},   {96, 96, 128},   {128, 128, 16}, {128, 128, 32},
     {128, 128, 64}, {128, 128, 128}, {192, 128, 128}, {256, 256, 16}, {256, 256, 64},
     {72, 40, 16},   {40, 72, 128},   {64, 256, 64}};
+inline constexpr VariantTile kTilesOnHopper[] = {{64, 64, 16},   {96, 96, 128},  {128, 128, 16},
+                                                 {128, 128, 32}, {256, 256, 16}, {72, 40, 16},
+                                                 {40, 72, 128}};
 /// More of its tiles, for use before a release: their sizes lie between those of `kTiles`, or
 /// differ from one of them in the key dims alone.
 inline constexpr VariantTile kTilesBetween[] = {{64, 64, 32},   {64, 64, 64},   {96, 96, 16},
@@ -30,6 +33,10 @@ inline constexpr VariantTile kFloat8Tiles[] = {
 inline constexpr VariantTile kPrefillTiles[] = {{64, 64, 64},   {64, 64, 128},  {96, 96, 64},
                                                 {96, 96, 128},  {128, 128, 64}, {128, 128, 128},
                                                 {192, 128, 64}, {192, 128, 128}};
+/// Of these the ones that it has over pages whose keys warps gather.
+inline constexpr VariantTile kPrefillGatherTiles[] = {
+    {64, 64, 64}, {64, 64, 128}, {128, 128, 64}, {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
+inline constexpr VariantTile kWidePrefillGatherTiles[] = {{256, 256, 64}, {256, 256, 128}};
 /// The same with wide outputs, for which a block has no masks of each head.
 inline constexpr VariantTile kWidePrefillTiles[] = {{160, 160, 64}, {160, 160, 128},
                                                     {224, 224, 64}, {224, 224, 128},

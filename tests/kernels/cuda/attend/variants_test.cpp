@@ -43,6 +43,7 @@ constexpr int kGroups[] = {1, 6, 16};
 constexpr int kPageSizes[] = {16, 1, 24};
 constexpr int kHopperPageSizes[] = {16, 8, 128};
 constexpr int kGatherPageSizes[] = {1, 4, 64};
+constexpr int kPrefillGatherPageSizes[] = {1, 4, 24};
 
 template <class Mod>
 struct Named {
@@ -98,6 +99,7 @@ struct Pages {
 constexpr Pages kDecodePages[] = {{"hopper decode", true, kHopperPageSizes}};
 constexpr Pages kFloat8DecodePages[] = {{"hopper decode float8", true, kHopperPageSizes}};
 constexpr Pages kPrefillPages[] = {{"hopper prefill", true, kHopperPageSizes}};
+constexpr Pages kPrefillGatherPages[] = {{"hopper prefill gather", false, kPrefillGatherPageSizes}};
 constexpr Pages kFloat8PrefillPages[] = {{"hopper prefill float8", true, kHopperPageSizes}};
 /// Kernels over latent pages are the same, except for how they copy: by tensor maps, or by warps
 /// that gather rows.
@@ -127,6 +129,7 @@ struct Table {
   bool has_scales() const { return info_of(pool_dtypes.front()).has_scales; }
 };
 constexpr std::span<const Chip> kHopper(kChips + 1, 1);
+constexpr Chip kOthers[] = {kChips[0], kChips[2]};
 const Table kDecode{kDecodeTiles, kHopper, kHalfDtypes, kDecodePages};
 const Table kFloat8Decode{kFloat8Tiles, kHopper, kFloat8Dtypes, kFloat8DecodePages};
 const Table kPrefill{.tiles = kPrefillTiles,
@@ -140,6 +143,17 @@ const Table kWidePrefill{.tiles = kWidePrefillTiles,
                          .pages = kPrefillPages,
                          .choices = 2,
                          .head_classes = false};
+const Table kPrefillGather{.tiles = kPrefillGatherTiles,
+                           .chips = kHopper,
+                           .pool_dtypes = kHalfDtypes,
+                           .pages = kPrefillGatherPages,
+                           .choices = 2};
+const Table kWidePrefillGather{.tiles = kWidePrefillGatherTiles,
+                               .chips = kHopper,
+                               .pool_dtypes = kHalfDtypes,
+                               .pages = kPrefillGatherPages,
+                               .choices = 2,
+                               .head_classes = false};
 const Table kFloat8Prefill{.tiles = kFloat8PrefillTiles,
                            .chips = kHopper,
                            .pool_dtypes = kFloat8Dtypes,
@@ -169,13 +183,13 @@ const Table kLatentFloat8{.tiles = kLatentFloat8Tiles,
                           .pages = kLatentFloat8Pages,
                           .latent = true,
                           .choices = 2};
-/// A case that is not chosen spills 12 bytes: on sm_90a, 128 rows of dim 128 with bfloat16 pages of
-/// 16, float32 queries in groups of 16, alibi, and a mask of windows and documents.
 const Table kMma{.tiles = kTiles,
-                 .chips = kChips,
+                 .chips = kOthers,
                  .pool_dtypes = kHalfDtypes,
                  .pages = kMmaPages,
                  .more_tiles = kTilesBetween};
+const Table kMmaOnHopper{
+    .tiles = kTilesOnHopper, .chips = kHopper, .pool_dtypes = kHalfDtypes, .pages = kMmaPages};
 const Table kExact{.tiles = kExactTiles,
                    .chips = {kChips, 2},
                    .pool_dtypes = kHalfDtypes,
@@ -293,9 +307,9 @@ std::vector<Variant> latent_mods_with_masks() {
 }
 
 TEST(AttendTables, CasesChooseTheNamedFamily) {
-  for (const Table& table :
-       {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kFloat8Prefill, kWideFloat8Prefill,
-        kLatentDecode, kLatent, kLatentFloat8, kMma, kExact, kPlain}) {
+  for (const Table& table : {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kPrefillGather,
+                             kWidePrefillGather, kFloat8Prefill, kWideFloat8Prefill, kLatentDecode,
+                             kLatent, kLatentFloat8, kMma, kMmaOnHopper, kExact, kPlain}) {
     // Neither number is 0, and a check never compiles more.
     EXPECT_LE(1u, variants_of(table, false).size());
     EXPECT_LE(variants_of(table, false).size(), variants_of(table, true).size());
@@ -331,7 +345,11 @@ INSTANTIATE_TEST_SUITE_P(HopperLatent, AttendVariants, cases_of(kLatent), name_o
 INSTANTIATE_TEST_SUITE_P(HopperLatentModsWithMasks, AttendVariants,
                          testing::ValuesIn(latent_mods_with_masks()), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatentFloat8, AttendVariants, cases_of(kLatentFloat8), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperPrefillGather, AttendVariants, cases_of(kPrefillGather), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperWidePrefillGather, AttendVariants, cases_of(kWidePrefillGather),
+                         name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, cases_of(kMma), name_of);
+INSTANTIATE_TEST_SUITE_P(MmaOnHopper, AttendVariants, cases_of(kMmaOnHopper), name_of);
 INSTANTIATE_TEST_SUITE_P(Exact, AttendVariants, cases_of(kExact), name_of);
 INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, cases_of(kPlain), name_of);
 

@@ -88,9 +88,9 @@ class DecodeProducer {
 
   __device__ void gather(const DeviceTask& task, int tile, const PageVisit& visit,
                          int stage) const {
-    const RowGather<DecodeShared> rows(p_.attend, shared_, warp_);
+    const RowGather<DecodeShared, kTileKeys> rows(shared_, warp_);
     rows.put_visits(stage, visit);
-    rows.copy<kImageK, 0>(task, tile * kTileKeys, visit, shared_.keys(stage));
+    rows.copy<kImageK>(p_.attend.k, task, tile * kTileKeys, visit, shared_.keys(stage));
     rows.arrive(shared_.keys_full(stage));
   }
 

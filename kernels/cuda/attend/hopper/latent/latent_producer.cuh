@@ -15,7 +15,7 @@ constexpr bool kSharesPages = kHeadBlocks > 1;
 class LatentGather {
  public:
   __device__ LatentGather(const AttendParams& params, const LatentShared& shared, int warp)
-      : shared_(shared), rows_(params, shared, warp) {}
+      : keys_(params.k), shared_(shared), rows_(shared, warp) {}
 
   __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit,
                        const PageVisit& next) {
@@ -23,18 +23,19 @@ class LatentGather {
     const std::uint32_t parity = tile_ / kLatentStages % 2 ^ 1;
     ++tile_;
     mbarrier_wait(shared_.left_empty(stage), parity);
-    rows_.copy<kImageLeft, 0>(task, first_key, visit, shared_.left(stage));
+    rows_.copy<kImageLeft>(keys_, task, first_key, visit, shared_.left(stage));
     rows_.arrive(shared_.left_full(stage));
     mbarrier_wait(shared_.right_empty(stage), parity);
     rows_.put_visits(stage, visit);
-    rows_.copy<kImageRight, kTile.left_dim()>(task, first_key, visit, shared_.right(stage));
+    rows_.copy<kImageRight, kTile.left_dim()>(keys_, task, first_key, visit, shared_.right(stage));
     rows_.arrive(shared_.right_full(stage));
-    if constexpr (kSharesPages) rows_.prefetch(task, first_key + kLatentKeys, next);
+    if constexpr (kSharesPages) rows_.prefetch(keys_, task, first_key + kLatentKeys, next);
   }
 
  private:
+  const DevicePool& keys_;
   const LatentShared& shared_;
-  const RowGather<LatentShared> rows_;
+  const RowGather<LatentShared, kLatentKeys> rows_;
   int tile_ = 0;  // of all that this thread block brought
 };
 

@@ -28,7 +28,7 @@ constexpr int kMathThreads = kTeamThreads * kLatentTeams;
 constexpr int kMathWarps = kMathThreads / 32;
 constexpr int kTeamWarps = kTeamThreads / 32;
 constexpr int kQueryThreads = 96;
-static_assert(kGatherWarps == 1 + kQueryThreads / 32 && kGatherWarps * kGatherRows == kLatentKeys);
+static_assert(kGatherWarps == 1 + kQueryThreads / 32);
 
 /// The barriers by which teams wait for one another. 1 and 2: the weights of a tile of stage 0 and
 /// 1 are written. 3 and 4: a team; 5: both teams.

@@ -9,7 +9,8 @@
 //   O [64, v_dim]   += P V          the products of this one are under way
 //
 // A producer warp claims pieces and copies keys and values by the copy engine, one box per page and
-// head; three more copy queries and convert tiles of float8 pages to float16.
+// head; three more copy queries and convert tiles of float8 pages to float16. Of pages that the
+// copy engine cannot bring all four gather the rows (row_gather.cuh).
 //
 // A tile has 128 keys, or 64 where a head has more than 192 dims, or values more than 128.
 //
@@ -188,9 +189,11 @@ class PrefillMath : PrefillTeam {
 
   __device__ void wait_keys() const {
     mbarrier_wait(shared_.keys_full(tile_ % kPrefillStages), tile_ / kPrefillStages % 2);
+    if constexpr (kGathers) fence_proxy_async();  // threads have written them
   }
   __device__ void wait_values(int tile) const {
     mbarrier_wait(shared_.values_full(tile % kPrefillStages), tile / kPrefillStages % 2);
+    if constexpr (kGathers) fence_proxy_async();
   }
 
   __device__ void multiply_keys(std::uint64_t queries, Scores& s) const {
@@ -386,5 +389,5 @@ struct PrefillRoles {
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kTile.threads(), 1)
     kvmesh_attend_prefill(const __grid_constant__ kvmesh::cuda::HopperParams params) {
   extern __shared__ __align__(1024) char kvmesh_shared[];
-  kvmesh::cuda::run_block<kvmesh::cuda::PrefillRoles>(params, kvmesh_shared);
+  kvmesh::cuda::run_block<kvmesh::cuda::PrefillRoles, !kvmesh::kGathers>(params, kvmesh_shared);
 }

@@ -13,12 +13,13 @@ bool is_float8(const AttendCase& what) { return what.kinds.pool == Dtype::kFloat
 /// Returns the tile. Queries are copied a piece ahead where shared memory has room for two pieces
 /// of them, and outputs have at most 128 dims: consumers then run apart, which takes registers that
 /// larger outputs need.
-std::optional<PrefillTile> tile_of(const AttendCase& what) {
+std::optional<PrefillTile> tile_of(const AttendCase& what, bool gathers) {
   PrefillTile tile{.consumers = what.rows / kConsumerRows,
                    .k_dim = what.shape.k_dim,
                    .v_dim = what.shape.v_dim,
                    .float8 = is_float8(what),
-                   .row_scales = what.kinds.row_scales};
+                   .row_scales = what.kinds.row_scales,
+                   .gathers = gathers};
   for (tile.pieces = tile.v_dim > 128 ? 1 : 2; tile.pieces > 0; --tile.pieces) {
     if (tile.bytes() <= what.limits.block_bytes) return tile;
   }
@@ -38,6 +39,8 @@ int register_steps(const PrefillTile& tile, const AttendCase& what) {
 
 class PrefillFamily final : public AttendFamily {
  public:
+  explicit PrefillFamily(bool gathers) : gathers_(gathers) {}
+
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const AttentionShape& shape = what.shape;
     // Registers do not suffice for masks of each head beside outputs of more than 128 dims, nor
@@ -46,12 +49,15 @@ class PrefillFamily final : public AttendFamily {
         shape.v_dim <= 128 || !(what.head_classes || (is_float8(what) && what.rows == 128));
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
                       shape.k_dim <= 256 && shape.v_dim <= 256 && has_registers &&
-                      takes_pool(what) && !(is_float8(what) && what.kinds.latent);
+                      (gathers_ ? gathers_kv_pool(what) : takes_pool(what)) &&
+                      !(is_float8(what) && what.kinds.latent);
     if (!fits) return std::nullopt;
-    const std::optional<PrefillTile> tile = tile_of(what);
+    const std::optional<PrefillTile> tile = tile_of(what, gathers_);
     if (!tile) return std::nullopt;
     AttendVariant variant{.family = this,
-                          .name = tile->float8 ? "hopper prefill float8" : "hopper prefill",
+                          .name = gathers_       ? "hopper prefill gather"
+                                  : tile->float8 ? "hopper prefill float8"
+                                                 : "hopper prefill",
                           .source = "kernels/cuda/attend/hopper/prefill/prefill.cuh",
                           .kernel = "kvmesh_attend_prefill",
                           .constants = attend_constants(what),
@@ -67,20 +73,29 @@ class PrefillFamily final : public AttendFamily {
         .set("kBoxTokens", kMostBoxTokens)
         .set("kRowScales", tile->row_scales)
         .set("kScaleVectors", what.kinds.scale_vectors)
-        .set("kRegisterSteps", register_steps(*tile, what));
+        .set("kRegisterSteps", register_steps(*tile, what))
+        .set("kGathers", gathers_);
     return variant;
   }
 
   void launch(const jit::Kernel& kernel, const jit::Launch& how, const AttendParams& params,
               const ConstKvPool& pool) const override {
-    kernel.launch(how, with_pool_maps(params, pool));
+    kernel.launch(how, gathers_ ? without_maps(params) : with_pool_maps(params, pool));
   }
+
+ private:
+  const bool gathers_;
 };
 
 }  // namespace
 
 const AttendFamily& prefill_family() {
-  static const PrefillFamily family;
+  static const PrefillFamily family(false);
+  return family;
+}
+
+const AttendFamily& prefill_gather_family() {
+  static const PrefillFamily family(true);
   return family;
 }
 

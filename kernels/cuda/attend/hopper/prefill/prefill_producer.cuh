@@ -4,8 +4,44 @@
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/page_copies.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_shared.cuh"
+#include "kernels/cuda/attend/hopper/row_gather.cuh"
 
 namespace kvmesh::cuda {
+
+/// A warp that gathers keys and values.
+class PrefillGather {
+ public:
+  __device__ PrefillGather(const AttendParams& params, const PrefillShared& shared, int warp)
+      : p_(params), shared_(shared), rows_(shared, warp) {}
+
+  /// In the order of PrefillProducer's.
+  __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit) {
+    const int stage = tile_ % kPrefillStages;
+    mbarrier_wait(shared_.keys_empty(stage), tile_ / kPrefillStages % 2 ^ 1);
+    rows_.put_visits(stage, visit);
+    rows_.copy<kImageK>(p_.k, task, tile * kPrefillKeys, visit, shared_.keys(stage));
+    rows_.arrive(shared_.keys_full(stage));
+    if (tile > 0) fill_values(task, tile - 1, tile_ - 1, visit_before_);
+    if (tile + 1 == PrefillStream::tiles_of(task)) fill_values(task, tile, tile_, visit);
+    visit_before_ = visit;
+    ++tile_;
+  }
+
+ private:
+  __device__ void fill_values(const DeviceTask& task, int tile, int count,
+                              const PageVisit& visit) const {
+    const int stage = count % kPrefillStages;
+    mbarrier_wait(shared_.values_empty(stage), count / kPrefillStages % 2 ^ 1);
+    rows_.copy<kImageV>(p_.v, task, tile * kPrefillKeys, visit, shared_.values(stage));
+    rows_.arrive(shared_.values_full(stage));
+  }
+
+  const AttendParams& p_;
+  const PrefillShared& shared_;
+  const RowGather<PrefillShared, kPrefillKeys> rows_;
+  int tile_ = 0;  // of all that this thread block brought
+  PageVisit visit_before_{};
+};
 
 /// The warp that copies pieces, keys and values.
 class PrefillProducer {
@@ -14,6 +50,7 @@ class PrefillProducer {
       : p_(params), shared_(shared) {}
 
   __device__ void run() {
+    PrefillGather gather(p_.attend, shared_, 0);
     PrefillStream(p_.attend).run(
         [&](int n, const DeviceTask& task) {
           const int slot = n % kPieceRing;
@@ -23,7 +60,11 @@ class PrefillProducer {
           mbarrier_arrive(shared_.task_full(slot));
         },
         [&](const DeviceTask& task, int tile, const PageVisit& visit, const PageVisit&) {
-          fill(task, tile, visit);
+          if constexpr (kGathers) {
+            gather.fill(task, tile, visit);
+          } else {
+            fill(task, tile, visit);
+          }
         });
   }
 
@@ -115,13 +156,15 @@ class PrefillProducer {
   PageBox values_before_{};
 };
 
-/// The three warps that copy queries.
+/// The three warps that copy queries, and then gather keys beside the first.
 class PrefillQueries {
  public:
   __device__ PrefillQueries(const HopperParams& params, const PrefillShared& shared)
       : p_(params.attend), shared_(shared) {}
 
   __device__ void run(int thread) const {
+    const int warp = 1 + thread / 32;
+    PrefillGather gather(p_, shared_, warp);
     wait_for_inputs(p_);
     for (int n = 0;; ++n) {
       const int slot = n % kPieceRing;
@@ -129,6 +172,14 @@ class PrefillQueries {
       const DeviceTask& task = shared_.task(slot);
       if (task.rows == 0) return;
       copy<kProductType>(p_, shared_, task, slot, thread);
+      if constexpr (kGathers) {
+        PrefillStream::run_tiles(p_, task, warp,
+                                 [&](int tile, const PageVisit& visit, const PageVisit&) {
+                                   gather.fill(task, tile, visit);
+                                 });
+        __syncwarp();
+        if (thread % 32 == 0) mbarrier_arrive(shared_.piece_empty(slot));
+      }
     }
   }
 

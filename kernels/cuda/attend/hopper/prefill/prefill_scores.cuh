@@ -100,12 +100,11 @@ class PrefillScores {
   }
 
   __device__ __forceinline__ void modify_columns(Scores& s, int j, float (&top)[2]) const {
-    const int box = 8 * j / kBoxRows;
-    const PageVisit& visit = shared_.visits(kept_)[box];
-    const int first = key_of(visit, first_key_ + box * kBoxRows).position + first_column();
+    const int first = kGathers ? 0 : first_of_box(j).position + first_column();
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
-      const mod_ops::KeyPlace key{first, 8 * j % kBoxRows + c};
+      const mod_ops::KeyPlace key = kGathers ? mod_ops::KeyPlace{gathered_key(j, c).position, 0}
+                                             : mod_ops::KeyPlace{first, 8 * j % kBoxRows + c};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float& score = s[4 * j + 2 * h + c];
@@ -152,14 +151,14 @@ class PrefillScores {
   __device__ __forceinline__ void hide_columns(Scores& s, int at, int j) const {
     // What the box or the tile alone decides is computed once: the rest is compiled 64 times.
     const int live = task_.keys - first_key_, live_of_thread = live - first_column();
-    const PageVisit& visit = shared_.visits(kept_)[8 * j / kBoxRows];
-    if (!visit.masked && 8 * j + 8 <= live) return;
-    Key first = key_of(visit, first_key_ + 8 * j / kBoxRows * kBoxRows);
-    first.position += first_column();
+    const Key first = kGathers ? gathered_key(j, 0) : first_of_box(j);
+    if (!kGathers && !first.visit.masked && 8 * j + 8 <= live) return;
+    const int position = first.position + first_column();
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
-      const Key key{first_key_ + 8 * j + first_column() + c, first.position + 8 * j % kBoxRows + c,
-                    first.visit};
+      const Key key = kGathers ? gathered_key(j, c)
+                               : Key{first_key_ + 8 * j + first_column() + c,
+                                     position + 8 * j % kBoxRows + c, first.visit};
       const bool is_live = 8 * j + c < live_of_thread;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -167,6 +166,17 @@ class PrefillScores {
         if (!(is_live && sees(p_, task_, rows_[h], key))) score = kNoKeys;
       }
     }
+  }
+
+  /// The first key of the box that has columns 8 * j ..
+  __device__ __forceinline__ Key first_of_box(int j) const {
+    const int box = 8 * j / kBoxRows;
+    return key_of(shared_.visits(kept_)[box], first_key_ + box * kBoxRows);
+  }
+  /// The key of a column of this thread, where each has a visit.
+  __device__ __forceinline__ Key gathered_key(int j, int c) const {
+    const int column = 8 * j + first_column() + c;
+    return key_of(shared_.visits(kept_)[column], first_key_ + column);
   }
 
   const AttendParams& p_;

@@ -2,11 +2,12 @@
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kConsumers, kPieceRing,
 // kBoxTokens (tokens of a box at the most), kPoolType, kQueryType, kQueryVectors (16-byte loads of
-// queries are possible). Of float8 pages: kRowScales (they have a scale for each row),
-// kRegisterSteps (of the products of scores, 16 dims each: those whose queries are in
-// registers).
+// queries are possible), kGathers (warps gather keys one by one: row_gather.cuh). Of float8 pages:
+// kRowScales (they have a scale for each row), kRegisterSteps (of the products of scores, 16 dims
+// each: those whose queries are in registers).
 #pragma once
 
+#include "kernels/cuda/attend/hopper/gather_warps.hpp"
 #include "kernels/cuda/attend/hopper/instructions/wgmma.cuh"
 #include "kernels/cuda/attend/hopper/piece_stream.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_tile.hpp"
@@ -19,7 +20,8 @@ constexpr PrefillTile kTile{.consumers = kConsumers,
                             .v_dim = kDimV,
                             .pieces = kPieceRing,
                             .float8 = kIsFloat8,
-                            .row_scales = kRowScales};
+                            .row_scales = kRowScales,
+                            .gathers = kGathers};
 constexpr int kPrefillKeys = kTile.keys();
 /// Tiles whose visits and scales are in shared memory.
 constexpr int kKeptTiles = kTile.kept_tiles();
@@ -31,12 +33,13 @@ constexpr KvImage kPoolImageV{kDimV, kElementBytes};
 /// Queries are read in shared memory up to the last scores of a piece.
 constexpr bool kQueriesStay = kRegisterSteps < kDimK / 16;
 /// Boxes of keys, and of values, that make a tile.
-constexpr int kBoxRows = kPageSize < kBoxTokens ? kPageSize : kBoxTokens;
+constexpr int kBoxRows = kGathers ? 1 : kPageSize < kBoxTokens ? kPageSize : kBoxTokens;
 constexpr int kTileVisits = kPrefillKeys / kBoxRows;
-using PrefillStream = PieceStream<kPrefillKeys, kBoxRows>;
+using PrefillStream = PieceStream<kPrefillKeys, kBoxRows, kGathers ? kGatherWarps : 1>;
 constexpr int kMathThreads = kConsumerThreads * kConsumers;
 constexpr int kMathWarps = kMathThreads / 32;
 constexpr int kQueryThreads = 32 * kQueryWarps;
+static_assert(kGatherWarps == 1 + kQueryWarps);
 
 /// The shared memory of a block: prefill_tile.hpp has the order.
 class PrefillShared : public SharedRings<kTile, kPrefillStages, kTile.most_visits()> {
@@ -98,12 +101,12 @@ class PrefillShared : public SharedRings<kTile, kPrefillStages, kTile.most_visit
   }
 
   __device__ void init_barriers() const {
-    constexpr int kFillers = kIsFloat8 ? kQueryWarps : 1;
+    constexpr int kFillers = kGathers ? kGatherArrivals : kIsFloat8 ? kQueryWarps : 1;
     init_stages(kMathWarps, kFillers, kFillers);
     for (int slot = 0; slot < kPieceRing; ++slot) {
       mbarrier_init(task_full(slot), 1);
       mbarrier_init(queries_full(slot), 2 * kQueryThreads);  // copies, and what was stored
-      mbarrier_init(piece_empty(slot), kMathWarps);
+      mbarrier_init(piece_empty(slot), kMathWarps + (kGathers ? kGatherWarps - 1 : 0));
     }
     if constexpr (kIsFloat8) {
       for (int slot = 0; slot < kFloat8Tiles; ++slot) {

@@ -28,15 +28,16 @@ struct PrefillTile {
   int pieces = 2;  // whose tasks, and of 16-bit pages queries, are there or under way
   bool float8 = false;
   bool row_scales = false;  // of float8 pages
+  bool gathers = false;     // warps copy keys one by one
 
   /// Keys of a tile: fewer where outputs take more than 64 registers of a thread, or shared memory
   /// holds no two larger tiles.
   constexpr int keys() const { return k_dim > (float8 ? 128 : 192) || v_dim > 128 ? 64 : 128; }
-  /// Boxes of a tile at the most.
-  constexpr int most_visits() const { return keys() / kAtomRows; }
+  /// Boxes of a tile at the most, or its keys.
+  constexpr int most_visits() const { return gathers ? keys() : keys() / kAtomRows; }
   constexpr int rows() const { return kConsumerRows * consumers; }
   /// The consumers, and a warpgroup of which one warp brings keys and values; the others bring
-  /// queries, and convert tiles of float8.
+  /// queries, and convert tiles of float8 or gather keys beside the first.
   constexpr int threads() const { return kConsumerThreads * (consumers + 1); }
   constexpr int k_bytes() const { return KvImage{k_dim}.bytes(keys()); }
   constexpr int v_bytes() const { return KvImage{v_dim}.bytes(keys()); }

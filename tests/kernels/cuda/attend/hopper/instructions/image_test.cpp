@@ -93,7 +93,7 @@ TEST(KvImage, GatheredRowsFillATileWithoutBankConflicts) {
   for (const int dim : {256, 320, 576}) {
     const KvImage image{dim};
     std::set<int> written;
-    for (int row = 0; row < kGatherWarps * kGatherRows; ++row) {  // eight lanes each
+    for (int row = 0; row < kGatherWarps * gather_rows(64); ++row) {  // eight lanes each
       for (int atom = 0; atom < image.atoms(); ++atom) {
         std::set<int> banks;
         for (int unit = 0; unit < 8; ++unit) {
