@@ -36,7 +36,6 @@ MORE_PAIRS = {
 # Folders whose own files are on both sides of the folders in it: an interface or data that those need,
 # and the place that chooses among them or is made of them.
 AROUND_PARTS = {
-    "comm/combine",  # combine_way, choose_way
     "kernels",  # operations and their data, with backends in cpu/
 }
 

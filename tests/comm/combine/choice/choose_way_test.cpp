@@ -1,4 +1,4 @@
-#include "comm/combine/choose_way.hpp"
+#include "comm/combine/choice/choose_way.hpp"
 
 #include <gtest/gtest.h>
 
@@ -231,19 +231,6 @@ TEST(ChooseWay, RejectsStrategyWithoutAWay) {
   for (const CombineMeans& means : {kCpus, kSharedGpu}) {
     EXPECT_THROW(choose_way(means, kSmall, {.strategy = kAllReduce}, false), InvalidArgument);
   }
-  for (WayKind way : {kHost, kStaged}) {
-    EXPECT_FALSE(supports(way, kAllReduce));
-    EXPECT_THROW(resolve_strategy(way, kSmall, {.strategy = kAllReduce}, 4), InvalidArgument);
-  }
-}
-
-TEST(ChooseWay, SendsLargeRowsToAllByOwners) {
-  EXPECT_FALSE(goes_by_owners(kAllToAll, {1, 21, 129}, 4));  // 21 * 130 * 4 * 3 bytes
-  EXPECT_TRUE(goes_by_owners(kAllToAll, {1, 22, 129}, 4));
-  EXPECT_TRUE(goes_by_owners(kReduceScatter, {1, 1, 1}, 2));
-  // Two ranks send as many bytes in one step: only the merging is shared.
-  EXPECT_FALSE(goes_by_owners(kAllToAll, {32, 32, 127}, 2));  // 512 KiB
-  EXPECT_TRUE(goes_by_owners(kAllToAll, {32, 32, 128}, 2));
 }
 
 }  // namespace

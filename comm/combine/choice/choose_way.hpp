@@ -1,12 +1,12 @@
-// The choice of way and strategy of a combine: every such decision is made here.
+// The choice of the way of a combine: every such decision is made here.
 #pragma once
 
 #include <optional>
 #include <vector>
 
+#include "comm/combine/choice/way_table.hpp"
 #include "comm/combine/combine_way.hpp"
 #include "comm/combine/peer/peer_room.hpp"
-#include "comm/combine/way_table/way_table.hpp"
 #include "kvmesh/device_group.hpp"
 
 namespace kvmesh {
@@ -55,20 +55,8 @@ WayKind choose_gather_way(const CombineMeans& means, const CombineShape& rows, D
 std::vector<WayStrategy> ways_to_choose_from(const CombineMeans& means, const CombineShape& shape,
                                              const CombineOptions& options, bool has_limits);
 
-/// Whether a way has a strategy; each has kAuto.
-bool supports(WayKind way, CombineStrategy strategy);
-
 /// Whether a captured run obeys the mask of a later plan, and sends less for it. Where it does not,
 /// a plan with limits takes no mask: the graph's messages keep the size that they had at capture.
 bool follows_mask_in_graph(WayKind way);
-
-/// The strategy that a way takes for what the caller asked for: kAuto becomes the one that was
-/// measured to be fastest. @throws InvalidArgument if the way does not have it.
-CombineStrategy resolve_strategy(WayKind way, const CombineShape& shape,
-                                 const CombineOptions& options, int ranks);
-
-/// Whether the host's way brings rows to all ranks (Scatter::kAll) in two steps: each is merged by
-/// an owner, then gathered.
-bool goes_by_owners(CombineStrategy strategy, const CombineShape& shape, int ranks);
 
 }  // namespace kvmesh

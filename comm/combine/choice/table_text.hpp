@@ -11,7 +11,7 @@
 #include <string>
 #include <string_view>
 
-#include "comm/combine/way_table/way_table.hpp"
+#include "comm/combine/choice/way_table.hpp"
 
 namespace kvmesh {
 

@@ -5,7 +5,7 @@
 #include <memory>
 #include <optional>
 
-#include "comm/combine/combine_ways.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
 #include "comm/combine/gather/gather_way.hpp"
 
 namespace kvmesh {

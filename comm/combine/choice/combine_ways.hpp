@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "comm/combine/choose_way.hpp"
+#include "comm/combine/choice/choose_way.hpp"
 #include "comm/combine/combine_way.hpp"
 #include "kvmesh/device_group.hpp"
 

@@ -1,4 +1,4 @@
-#include "comm/combine/way_table/agreed_table.hpp"
+#include "comm/combine/choice/agreed_table.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -11,10 +11,10 @@
 #include <string>
 #include <system_error>
 
-#include "comm/combine/combine_ways.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
+#include "comm/combine/choice/measure_ways.hpp"
+#include "comm/combine/choice/table_text.hpp"
 #include "comm/combine/peer/peer_window.hpp"
-#include "comm/combine/way_table/measure_ways.hpp"
-#include "comm/combine/way_table/table_text.hpp"
 #include "comm/launcher/environment.hpp"
 #include "core/check.hpp"
 #include "core/cuda/memory.hpp"

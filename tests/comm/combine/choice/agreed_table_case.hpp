@@ -9,8 +9,8 @@
 #include <memory>
 #include <string>
 
-#include "comm/combine/way_table/agreed_table.hpp"
-#include "comm/combine/way_table/table_text.hpp"
+#include "comm/combine/choice/agreed_table.hpp"
+#include "comm/combine/choice/table_text.hpp"
 #include "core/posix/whole_file.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/temporary_directory.hpp"

@@ -1,14 +1,8 @@
-// In place of natural_lse.cpp, peer_window.cpp, peer_way.cpp and peer_gather.cpp in a build without
-// CUDA.
+// In place of peer_window.cpp, peer_way.cpp and peer_gather.cpp in a build without CUDA.
 #include "comm/combine/gather/gather_way.hpp"
 #include "comm/combine/peer/peer_way.hpp"
-#include "kvmesh/nccl.hpp"
 
 namespace kvmesh {
-
-Partial to_natural(const Base2Partial&, Stream) {
-  throw Unsupported("to_natural: this build of kvmesh has no CUDA");
-}
 
 struct PeerWindow::Fault {};
 

@@ -1,4 +1,4 @@
-#include "comm/combine/combine_ways.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
 
 #include <fmt/format.h>
 
@@ -46,14 +46,6 @@ CombineMeans CombineWays::means() const {
     means.shares_gpus = window->shares_gpus();
   }
   return means;
-}
-
-CombineTarget CombineWay::target() {
-  throw InvalidArgument(fmt::format("combine: the way {} takes rows from tensors", name(kind())));
-}
-
-void CombineWay::run_sent(const CombineOutput& /*output*/, Stream /*stream*/) {
-  static_cast<void>(target());
 }
 
 std::unique_ptr<CombineWay> CombineWays::make(WayKind kind) {

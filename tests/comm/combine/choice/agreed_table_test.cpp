@@ -1,10 +1,10 @@
-#include "comm/combine/way_table/agreed_table.hpp"
+#include "comm/combine/choice/agreed_table.hpp"
 
 #include <gtest/gtest.h>
 
-#include "comm/combine/combine_ways.hpp"
-#include "comm/combine/way_table/measure_ways.hpp"
-#include "tests/comm/combine/way_table/agreed_table_case.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
+#include "comm/combine/choice/measure_ways.hpp"
+#include "tests/comm/combine/choice/agreed_table_case.hpp"
 #include "tests/support/environment.hpp"
 
 namespace kvmesh::test {

@@ -1,4 +1,4 @@
-#include "comm/combine/gather/query_gather.hpp"
+#include "comm/combine/choice/query_gather.hpp"
 
 namespace kvmesh {
 

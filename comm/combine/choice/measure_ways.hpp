@@ -1,7 +1,7 @@
 // Measures a group's ways.
 #pragma once
 
-#include "comm/combine/way_table/way_table.hpp"
+#include "comm/combine/choice/way_table.hpp"
 #include "kvmesh/device_group.hpp"
 
 namespace kvmesh {

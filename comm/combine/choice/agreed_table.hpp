@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <memory>
 
-#include "comm/combine/way_table/way_table.hpp"
+#include "comm/combine/choice/way_table.hpp"
 #include "kvmesh/device_group.hpp"
 
 namespace kvmesh {

@@ -1,4 +1,4 @@
-#include "comm/combine/way_table/table_text.hpp"
+#include "comm/combine/choice/table_text.hpp"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "comm/combine/way_table/way_table.hpp"
+#include "comm/combine/choice/way_table.hpp"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "comm/combine/way_table/measure_ways.hpp"
+#include "comm/combine/choice/measure_ways.hpp"
 
 #include <algorithm>
 #include <array>
@@ -7,8 +7,8 @@
 #include <memory>
 #include <vector>
 
-#include "comm/combine/choose_way.hpp"
-#include "comm/combine/combine_ways.hpp"
+#include "comm/combine/choice/choose_way.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
 #include "core/cuda/memory.hpp"
 #include "kvmesh/device_memory.hpp"
 

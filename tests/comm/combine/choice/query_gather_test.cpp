@@ -1,6 +1,6 @@
 // The query gather over the ranks' communicator: every rank gets the queries of all heads, bit for
 // bit, whatever the shares, strides and types are.
-#include "comm/combine/gather/query_gather.hpp"
+#include "comm/combine/choice/query_gather.hpp"
 
 #include <gtest/gtest.h>
 
