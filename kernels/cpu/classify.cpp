@@ -48,6 +48,13 @@ TileClass classify_by_evaluation(ModEvaluator& evaluator, std::int32_t b, std::i
 
 }  // namespace
 
+std::optional<TileClass> classify_by_interval(const ModGraph& mask, std::int32_t b, std::int32_t h,
+                                              PositionRange q, PositionRange kv) {
+  const std::optional<bool> sees = proved_value(mask, b, h, q, kv);
+  if (!sees) return std::nullopt;
+  return *sees ? TileClass::kFull : TileClass::kEmpty;
+}
+
 TileClass classify_tile(const ModGraph& mask, ModEvaluator& evaluator, std::int32_t b,
                         std::int32_t h, PositionRange q, PositionRange kv) {
   if (const auto proved = classify_by_interval(mask, b, h, q, kv)) return *proved;

@@ -2,12 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "kernels/cpu/mod_evaluator.hpp"
 #include "kernels/mods/interval.hpp"
+#include "kernels/tile_class.hpp"
 
 namespace kvmesh {
+
+/// Returns kEmpty or kFull if intervals prove it; otherwise nothing, and the tile may be of any
+/// class.
+std::optional<TileClass> classify_by_interval(const ModGraph& mask, std::int32_t b, std::int32_t h,
+                                              PositionRange q, PositionRange kv);
 
 /// Returns the exact class. Tries intervals first; if they prove nothing, evaluates the tile, first
 /// and last row before the others, until both a visible and a hidden pair were seen. REQUIRES:
