@@ -1,5 +1,5 @@
 // Attention in reproducible mode: a row's bits depend on its keys alone.
-#include "kernels/exact_attention.hpp"
+#include "kernels/cpu/exact_attention.hpp"
 #include "tests/support/exact_case.hpp"
 #include "tests/support/instruction_sets.hpp"
 
