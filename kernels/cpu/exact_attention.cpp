@@ -21,7 +21,7 @@ ExactAttention::ExactAttention(const AttentionShape& shape, const AttentionBatch
     : shape_(shape),
       options_(options),
       kv_lens_(batch.kv_lens),
-      work_(make_attend_work(shape, batch, without_sharing(options))),
+      work_(make_work_blocks(shape, batch, without_sharing(options))),
       workspace_(
           static_cast<std::size_t>(work_.workspace_rows * ExactRows::row_bytes(shape.v_dim))) {
   check_scale(options.scale);

@@ -35,7 +35,7 @@ class ExactAttention {
   AttentionShape shape_;
   AttentionOptions options_;
   std::vector<std::int64_t> kv_lens_;
-  AttendWork work_;
+  WorkBlocks work_;
   std::vector<std::byte> workspace_;
   std::vector<std::unique_ptr<cpu::AttendScratch>> scratch_;  // one per thread
   std::int32_t max_page_ = -1;

@@ -1,5 +1,5 @@
 // The CPU evaluator against the scalar definition and against plain C++, at every width.
-#include "kernels/cpu/mod_evaluator.hpp"
+#include "kernels/cpu/mods/mod_evaluator.hpp"
 
 #include <gtest/gtest.h>
 

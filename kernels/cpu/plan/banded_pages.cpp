@@ -1,4 +1,4 @@
-#include "kernels/cpu/banded_pages.hpp"
+#include "kernels/cpu/plan/banded_pages.hpp"
 
 #include <algorithm>
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/cpu/mod_vector_ops.hpp"
+#include "kernels/cpu/mods/mod_vector_ops.hpp"
 #include "kernels/mods/graph.hpp"
 #include "kernels/mods/scalar.hpp"
 

@@ -1,5 +1,5 @@
 // classify_tile must be exact.
-#include "kernels/cpu/classify.hpp"
+#include "kernels/cpu/plan/classify.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // The work lists of a step: ranges of pages, in memory in proportion to the prompt.
-#include "kernels/attend_work.hpp"
+#include "kernels/cpu/plan/work_blocks.hpp"
 
 #include <gtest/gtest.h>
 
@@ -20,23 +20,23 @@ std::vector<LocalPage> pages_of(std::int64_t tokens) {
   return pages;
 }
 
-AttendWork prompt(std::int64_t tokens, const MaskMod& mask) {
+WorkBlocks prompt(std::int64_t tokens, const MaskMod& mask) {
   const std::vector<LocalPage> pages = pages_of(tokens);
   const AttendSequence sequence{.queries = tokens, .kv_len = tokens, .pages = pages};
-  AttendWork work;
-  plan_attend_work(kTaskShape, {{&sequence, 1}, {}}, {.mask = mask}, work);
+  WorkBlocks work;
+  plan_work_blocks(kTaskShape, {{&sequence, 1}, {}}, {.mask = mask}, work);
   return work;
 }
 
-TEST(AttendWork, MemoryIsProportionalToThePrompt) {
+TEST(WorkBlocks, MemoryIsProportionalToThePrompt) {
   for (const MaskMod& mask : {mods::causal(), mods::sliding_window(500), MaskMod{}}) {
-    const AttendWork small = prompt(8192, mask), large = prompt(32768, mask);
+    const WorkBlocks small = prompt(8192, mask), large = prompt(32768, mask);
     EXPECT_LT(large.size_bytes(), 5 * small.size_bytes());
     EXPECT_LT(large.size_bytes(), 128 * 32768) << "lists of pages would be 67 MB";
     const auto most = 4 * std::ssize(large.blocks);
     EXPECT_LT(std::ssize(large.ranges), most);
   }
-  const AttendWork causal = prompt(8192, mods::causal());
+  const WorkBlocks causal = prompt(8192, mods::causal());
   // Block b has the queries [8 b, 8 b + 8) and sees the pages up to theirs, which alone is masked.
   for (std::size_t b = 0; b < causal.blocks.size(); ++b) {
     const WorkBlock& block = causal.blocks[b];
@@ -45,23 +45,23 @@ TEST(AttendWork, MemoryIsProportionalToThePrompt) {
   EXPECT_EQ(causal.tiles.masked, std::ssize(causal.blocks));
 }
 
-TEST(AttendWork, ReusesMemoryAndCopiesNoPage) {
+TEST(WorkBlocks, ReusesMemoryAndCopiesNoPage) {
   const std::vector<LocalPage> pages = pages_of(4096);
   const AttendSequence decode{.queries = 1, .kv_len = 4096, .pages = pages};
-  AttendWork work;
-  plan_attend_work(kTaskShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
+  WorkBlocks work;
+  plan_work_blocks(kTaskShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
   const std::int64_t bytes = work.size_bytes();
   EXPECT_LT(bytes, 1024);
   ASSERT_FALSE(work.ranges.empty());
   EXPECT_EQ(work.ranges[0].pages, pages.data());
   const PageRange* memory = work.ranges.data();
-  plan_attend_work(kTaskShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
+  plan_work_blocks(kTaskShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
   EXPECT_EQ(work.size_bytes(), bytes);
   EXPECT_EQ(work.ranges.data(), memory);
 }
 
 // Decode of two short sequences and a long one, by three kv heads.
-TEST(AttendWork, TasksAndMergesAreEachHeadsOfEachBlock) {
+TEST(WorkBlocks, TasksAndMergesAreEachHeadsOfEachBlock) {
   constexpr AttentionShape kHeads{
       .q_heads = 6, .kv_heads = 3, .k_dim = 64, .v_dim = 64, .page_size = 16};
   const std::vector<LocalPage> pages = pages_of(5000);
@@ -71,8 +71,8 @@ TEST(AttendWork, TasksAndMergesAreEachHeadsOfEachBlock) {
                          .kv_len = length,
                          .pages = std::span(pages).first(static_cast<std::size_t>(length / 16))});
   }
-  AttendWork work;
-  plan_attend_work(kHeads, {sequences, {}}, {.mask = mods::causal()}, work);
+  WorkBlocks work;
+  plan_work_blocks(kHeads, {sequences, {}}, {.mask = mods::causal()}, work);
   ASSERT_EQ(work.blocks.size(), 3u);
   std::vector<std::array<std::int32_t, 3>> tasks, expected;  // sequence, head, split
   for (std::int64_t i = 0; i < work.tasks; ++i) {
@@ -98,7 +98,7 @@ TEST(AttendWork, TasksAndMergesAreEachHeadsOfEachBlock) {
 }
 
 // Blocks of one q block share the visits that the block mask lists.
-TEST(AttendWork, ListedVisitsAreMadeOncePerQBlock) {
+TEST(WorkBlocks, ListedVisitsAreMadeOncePerQBlock) {
   const std::int64_t tokens = 1024;
   const BlockMask mask = BlockMask::create(
       mods::causal(), {.q_len = tokens, .kv_len = tokens, .q_block = 128, .kv_block = 16});
@@ -111,8 +111,8 @@ TEST(AttendWork, ListedVisitsAreMadeOncePerQBlock) {
     pages[i] = {static_cast<std::int32_t>(i), static_cast<std::int32_t>(i)};
   }
   const AttendSequence sequence{.queries = tokens, .kv_len = tokens, .pages = pages};
-  AttendWork work;
-  plan_attend_work(kTaskShape, {{&sequence, 1}, {}}, {.mask = mods::causal(), .block_mask = &local},
+  WorkBlocks work;
+  plan_work_blocks(kTaskShape, {{&sequence, 1}, {}}, {.mask = mods::causal(), .block_mask = &local},
                    work);
   EXPECT_LE(work.ranges.size(), 2u * 8u) << "full pages and those on the diagonal, of 8 q blocks";
   std::int64_t visited = 0;

@@ -1,6 +1,6 @@
 // AttentionPlan: checks what an engine passes, then plans and runs on the CPU.
-#include "kernels/cpu/attend.hpp"
 #include "kernels/attend_checks.hpp"
+#include "kernels/cpu/attend.hpp"
 
 namespace kvmesh {
 

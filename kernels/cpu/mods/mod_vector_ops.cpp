@@ -1,7 +1,7 @@
 #include "core/numbers/highway_targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/mod_vector_ops.cpp"
+#define HWY_TARGET_INCLUDE "kernels/cpu/mods/mod_vector_ops.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -13,7 +13,7 @@
 #include <limits>
 
 #include "core/numbers/float_math-inl.hpp"
-#include "kernels/cpu/mod_vector_ops.hpp"
+#include "kernels/cpu/mods/mod_vector_ops.hpp"
 #include "kernels/mods/scalar.hpp"
 
 HWY_BEFORE_NAMESPACE();

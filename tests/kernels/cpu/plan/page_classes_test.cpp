@@ -6,7 +6,7 @@
 #include <map>
 #include <tuple>
 
-#include "kernels/attend_work.hpp"
+#include "kernels/cpu/plan/work_blocks.hpp"
 #include "tests/kernels/mods/mods_support.hpp"
 
 namespace kvmesh::test {
@@ -80,7 +80,7 @@ Batch random_batch(Random& random, int page_size) {
 /// The plan's class of (block, page, head of the group).
 using Classes = std::map<std::tuple<std::size_t, std::int32_t, int>, TileClass>;
 
-Classes planned_classes(const AttendWork& work, int group) {
+Classes planned_classes(const WorkBlocks& work, int group) {
   Classes classes;
   for (std::size_t b = 0; b < work.blocks.size(); ++b) {
     const WorkBlock& block = work.blocks[b];
@@ -101,7 +101,7 @@ Classes planned_classes(const AttendWork& work, int group) {
   return classes;
 }
 
-TileClass evaluate(const MaskMod& mask, const AttendWork& work, const WorkBlock& block, int head,
+TileClass evaluate(const MaskMod& mask, const WorkBlocks& work, const WorkBlock& block, int head,
                    std::int64_t begin, std::int64_t end) {
   bool visible = false, hidden = false;
   for (std::int64_t q = block.q_begin; q < block.q_end; ++q) {
@@ -117,7 +117,7 @@ TileClass evaluate(const MaskMod& mask, const AttendWork& work, const WorkBlock&
 // A plan may mask a page that needs none only where the heads of a group differ. It may never leave
 // out a page that some row sees, nor leave the mask off one that some row sees in part.
 void check(const MaskMod& mask, const AttentionShape& shape, int first_head, const Batch& batch,
-           const AttendWork& work) {
+           const WorkBlocks& work) {
   const int group = shape.q_heads / shape.kv_heads;
   const Classes planned = planned_classes(work, group);
   for (std::size_t b = 0; b < work.blocks.size(); ++b) {
@@ -146,7 +146,7 @@ TEST(AttendClasses, OfEveryPageAreThoseOfItsQueriesAndKeys) {
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   Random random(seed);
-  AttendWork work;  // a plan leaves nothing to the next
+  WorkBlocks work;  // a plan leaves nothing to the next
   for (int round = 0; round < 2000 && !testing::Test::HasFatalFailure(); ++round) {
     SCOPED_TRACE("round " + std::to_string(round));
     const int kv_heads = random.integer(1, 2);
@@ -158,7 +158,7 @@ TEST(AttendClasses, OfEveryPageAreThoseOfItsQueriesAndKeys) {
     const MaskMod mask = random_pieces(random, random.integer(0, 2));
     const int first_head = random.integer(0, 3);
     const Batch batch = random_batch(random, shape.page_size);
-    plan_attend_work(shape, {batch.sequences, batch.q_positions},
+    plan_work_blocks(shape, {batch.sequences, batch.q_positions},
                      {.mask = mask, .first_head = first_head}, work);
     check(mask, shape, first_head, batch, work);
   }
@@ -168,7 +168,7 @@ TEST(AttendClasses, ByABandAreThoseOfTheMask) {
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   Random random(seed);
-  AttendWork work;
+  WorkBlocks work;
   for (int round = 0; round < 2000 && !testing::Test::HasFatalFailure(); ++round) {
     SCOPED_TRACE("round " + std::to_string(round));
     const AttentionShape shape{
@@ -180,9 +180,9 @@ TEST(AttendClasses, ByABandAreThoseOfTheMask) {
     ASSERT_TRUE(band.has_value());
     Batch batch = random_batch(random, shape.page_size);
     // The mask given here has no pages at all: the band alone counts.
-    plan_attend_work(shape, {batch.sequences, {}}, {.mask = !mods::no_mask()}, work, band);
+    plan_work_blocks(shape, {batch.sequences, {}}, {.mask = !mods::no_mask()}, work, band);
     check(mask, shape, 0, batch, work);
-    plan_attend_work(shape, {batch.sequences, batch.q_positions}, {.mask = mask}, work, band);
+    plan_work_blocks(shape, {batch.sequences, batch.q_positions}, {.mask = mask}, work, band);
     check(mask, shape, 0, batch, work);
   }
 }

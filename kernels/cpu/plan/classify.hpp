@@ -5,7 +5,7 @@
 #include <optional>
 #include <span>
 
-#include "kernels/cpu/mod_evaluator.hpp"
+#include "kernels/cpu/mods/mod_evaluator.hpp"
 #include "kernels/mods/interval.hpp"
 #include "kernels/tile_class.hpp"
 

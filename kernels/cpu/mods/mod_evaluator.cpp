@@ -1,4 +1,4 @@
-#include "kernels/cpu/mod_evaluator.hpp"
+#include "kernels/cpu/mods/mod_evaluator.hpp"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "kernels/cpu/classify.hpp"
+#include "kernels/cpu/plan/classify.hpp"
 
 #include <algorithm>
 #include <array>
