@@ -6,8 +6,8 @@
 #include <exception>
 #include <vector>
 
+#include "comm/combine/choice/agreed_table.hpp"
 #include "comm/combine/peer/peer_window.hpp"
-#include "comm/combine/way_table/agreed_table.hpp"
 #include "comm/common/subset.hpp"
 #include "core/check.hpp"
 #include "core/cuda/device_wait.hpp"

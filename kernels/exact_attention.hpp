@@ -1,44 +1,22 @@
-// Attention on the CPU whose bits depend on a row's keys alone: not on the ranks and pages that
-// hold them, nor on splits, threads, or the rest of the batch. On GPUs it is a family of kernels,
-// kernels/cuda/attend/exact.
+// The sums of reproducible attention on every device: their chunks and limits. The CPU's attention
+// is cpu/exact_attention.hpp, that of GPUs the family of kernels cuda/attend/exact.
 #pragma once
 
-#include <memory>
-#include <vector>
+#include <cstdint>
+#include <numeric>
 
-#include "core/numbers/exact_rows.hpp"
-#include "kernels/cpu/attend_exact.hpp"
-#include "kvmesh/attention.hpp"
+#include "kvmesh/dtype.hpp"
 
 namespace kvmesh {
 
-/// AttentionPlan for reproducible mode: planned once per step, run once per layer.
-class ExactAttention {
- public:
-  /// @throws InvalidArgument as AttentionPlan does.
-  ExactAttention(const AttentionShape& shape, const AttentionBatch& batch,
-                 const AttentionOptions& options);
+/// A chunk's keys are summed in float32, in key order; chunks are summed exactly. So a row's bits
+/// depend on its chunks alone. A chunk is part of a page, and a page lies on one rank. With 16
+/// keys, 16 products are added per number that goes into the exact sums.
+inline constexpr int kChunkKeys = 16;
 
-  /// Computes attention of `q` [tokens, q_heads, k_dim] over this rank's pages into `out` [tokens,
-  /// q_heads]. The bits are equal for one instruction set: the sums over all keys that a row sees,
-  /// added in any order, finish to an output of equal bits.
-  /// @throws InvalidArgument before anything is written.
-  void attend(const ConstTensorView& q, const ConstKvPool& pool, const ExactRows& out,
-              ThreadPool& threads);
-
-  TileCounts tiles() const { return work_.tiles; }
-  std::int64_t workspace_bytes() const { return static_cast<std::int64_t>(workspace_.size()); }
-
- private:
-  AttentionShape shape_;
-  AttentionOptions options_;
-  std::vector<std::int64_t> kv_lens_;
-  AttendWork work_;
-  std::vector<std::byte> workspace_;
-  std::vector<std::unique_ptr<cpu::AttendScratch>> scratch_;  // one per thread
-  std::int32_t max_page_ = -1;
-  int max_rows_ = 0;
-};
+/// Keys per chunk; chunks begin at multiples of this position. All page sizes that are multiples of
+/// 16 have the same chunks, so they give the same bits.
+constexpr int chunk_keys(int page_size) { return std::gcd(page_size, kChunkKeys); }
 
 /// Length of the longest sequence whose sums are exact: 2^28 tokens with pages of 16.
 std::int64_t longest_exact_sequence(int page_size);

@@ -134,7 +134,7 @@ std::int64_t pages_seen_by(const ModGraph& mask, std::int32_t b, PositionRange q
   for (std::int64_t at = high; low < high; at = (low + high + 1) / 2) {
     const LocalPage& last = pages[static_cast<std::size_t>(at) - 1];
     const PositionRange kv{pages[0].logical * page_size, (last.logical + 1) * page_size};
-    if (classify_by_interval(mask, b, 0, q, kv) == TileClass::kFull) {
+    if (proved_value(mask, b, 0, q, kv).value_or(false)) {
       low = at;
     } else {
       high = at - 1;

@@ -7,8 +7,9 @@
 //   kPeer     peer/     stores into the owners' mapped memory, between GPUs of one host
 //   kHierarchical  hierarchical/  within hosts first, then between them
 //
-// A new way is a folder here, a kind, a line in the tables of choose_way.cpp and a case in
-// CombineWays::make; the contract suite tests it like the others.
+// A new way is a folder here, a kind, a line in the tables of way_strategies.cpp and
+// choice/choose_way.cpp, and a case in CombineWays::make; the contract suite tests it like the
+// others.
 #pragma once
 
 #include <cstddef>

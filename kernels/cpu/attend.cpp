@@ -19,13 +19,13 @@ AttentionOptions Attend::options_with(const LocalBlockMask* block_mask) const {
 void Attend::plan(const AttendSteps& batch, const LocalBlockMask* block_mask) {
   kv_lens_.resize(batch.sequences.size());
   std::ranges::transform(batch.sequences, kv_lens_.begin(), &AttendSequence::kv_len);
-  plan_attend_work(shape_, batch, options_with(block_mask), work_, band_);
+  plan_work_blocks(shape_, batch, options_with(block_mask), work_, band_);
   make_room();
 }
 
 void Attend::plan(const AttentionBatch& batch, const LocalBlockMask* block_mask) {
   kv_lens_ = batch.kv_lens;
-  work_ = make_attend_work(shape_, batch, options_with(block_mask));
+  work_ = make_work_blocks(shape_, batch, options_with(block_mask));
   make_room();
 }
 

@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/attend_work.hpp"
 #include "kernels/cpu/attend_task.hpp"
+#include "kernels/cpu/plan/work_blocks.hpp"
 
 namespace kvmesh::cpu {
 
@@ -39,7 +39,7 @@ class Attend {
   AttentionOptions options_;
   std::optional<MaskBand> band_;  // of the mask
   std::vector<std::int64_t> kv_lens_;
-  AttendWork work_;
+  WorkBlocks work_;
   std::vector<float> workspace_o_;
   std::vector<float> workspace_lse_;
   std::vector<std::unique_ptr<AttendScratch>> scratch_;  // per thread, for `scratch_rows_` rows

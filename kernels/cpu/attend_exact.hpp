@@ -2,22 +2,13 @@
 // can be merged in any order.
 #pragma once
 
-#include <numeric>
-
 #include "core/numbers/exact_rows.hpp"
 #include "kernels/cpu/attend_task.hpp"
+#include "kernels/exact_attention.hpp"
 
 namespace kvmesh::cpu {
 
-/// A chunk's keys are summed in float32, in key order; chunks are summed exactly. So a row's bits
-/// depend on its chunks alone. A chunk is part of a page, and a page lies on one rank. With 16
-/// keys, 16 products are added per number that goes into the exact sums.
-inline constexpr int kChunkKeys = 16;
-
-/// Keys per chunk; chunks begin at multiples of this position. All page sizes that are multiples of
-/// 16 have the same chunks, so they give the same bits. Tiles hold whole chunks.
-constexpr int chunk_keys(int page_size) { return std::gcd(page_size, kChunkKeys); }
-static_assert(kTileKeys % kChunkKeys == 0);
+static_assert(kTileKeys % kChunkKeys == 0, "tiles hold whole chunks");
 
 /// The inputs and outputs that the tasks of one attend share.
 struct ExactInputs {

@@ -83,7 +83,7 @@ namespace {
 
 /// Fills `rows` with the rows of the workspace that are merged into row `row` of a block, those of
 /// a shared prefix first.
-void list_partials(const AttendWork& work, const WorkBlock& block, std::int64_t row, int group,
+void list_partials(const WorkBlocks& work, const WorkBlock& block, std::int64_t row, int group,
                    std::vector<std::int64_t>& rows) {
   rows.clear();
   const auto add = [&](const WorkBlock& from, std::int64_t at) {

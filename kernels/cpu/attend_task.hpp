@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/attend_work.hpp"
-#include "kernels/cpu/mod_evaluator.hpp"
+#include "kernels/cpu/mods/mod_evaluator.hpp"
+#include "kernels/cpu/plan/work_blocks.hpp"
 
 namespace kvmesh::cpu {
 
@@ -38,7 +38,7 @@ struct AttendScratch {
 
 /// The inputs and outputs that the tasks of one attend share.
 struct AttendInputs {
-  const AttendWork* work = nullptr;
+  const WorkBlocks* work = nullptr;
   const std::int64_t* kv_lens = nullptr;  // [batch]
   AttentionShape shape;
   float scale = 1.0f;

@@ -80,9 +80,8 @@ class Search {
   /// band, or too hard to see.
   bool look(std::int64_t begin, std::int64_t end) {
     if (++looks_ > kMostLooks) return false;
-    const std::optional<TileClass> known = class_of(begin, end);
-    if (known == TileClass::kEmpty) return true;
-    if (known == TileClass::kFull) return add(begin, end);
+    const std::optional<bool> seen = value_over(begin, end);
+    if (seen) return !*seen || add(begin, end);
     if (end - begin == 1) return false;
     const std::int64_t middle = begin + (end - begin) / 2;
     return look(begin, middle) && look(middle, end);
@@ -91,10 +90,10 @@ class Search {
 
  private:
   /// REQUIRES: all are below 0, or none.
-  std::optional<TileClass> class_of(std::int64_t begin, std::int64_t end) const {
+  std::optional<bool> value_over(std::int64_t begin, std::int64_t end) const {
     const auto number = [](std::int64_t value) { return static_cast<std::int32_t>(value); };
-    if (begin >= 0) return classify_by_interval(mask_, 0, 0, {number(begin), number(end)}, {0, 1});
-    return classify_by_interval(mask_, 0, 0, {0, 1}, {number(1 - end), number(1 - begin)});
+    if (begin >= 0) return proved_value(mask_, 0, 0, {number(begin), number(end)}, {0, 1});
+    return proved_value(mask_, 0, 0, {0, 1}, {number(1 - end), number(1 - begin)});
   }
   bool add(std::int64_t begin, std::int64_t end) {
     if (!band_) band_ = {begin, begin};

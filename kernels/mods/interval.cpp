@@ -261,8 +261,8 @@ Interval evaluate(const ModGraph& graph, const ModNode& node, const Ranges& rang
 
 }  // namespace
 
-std::optional<TileClass> classify_by_interval(const ModGraph& mask, std::int32_t b, std::int32_t h,
-                                              PositionRange q, PositionRange kv) {
+std::optional<bool> proved_value(const ModGraph& mask, std::int32_t b, std::int32_t h,
+                                 PositionRange q, PositionRange kv) {
   std::array<Interval, 64> few;
   std::vector<Interval> many(mask.nodes.size() > few.size() ? mask.nodes.size() : 0);
   const std::span<Interval> values = many.empty() ? std::span<Interval>(few) : many;
@@ -271,8 +271,8 @@ std::optional<TileClass> classify_by_interval(const ModGraph& mask, std::int32_t
     values[i] = evaluate(mask, mask.nodes[i], ranges, values);
   }
   const Interval result = values[mask.nodes.size() - 1];
-  if (result.high == 0) return TileClass::kEmpty;
-  if (result.low == 1) return TileClass::kFull;
+  if (result.high == 0) return false;
+  if (result.low == 1) return true;
   return std::nullopt;
 }
 

@@ -1,11 +1,10 @@
-// Classifies a whole tile under a mask from the ranges of its inputs alone.
+// The value of a mask over whole ranges of queries and keys, from the ranges alone.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 
 #include "kernels/mods/graph.hpp"
-#include "kernels/tile_class.hpp"
 
 namespace kvmesh {
 
@@ -16,11 +15,11 @@ struct PositionRange {
   friend bool operator==(PositionRange, PositionRange) = default;
 };
 
-/// Interval arithmetic over a mask's graph. Returns kEmpty or kFull if the ranges prove it;
-/// otherwise nothing, and the tile may be of any class. Takes tens of nanoseconds for the usual
-/// masks. A captured buffer costs one pass over the slice that the tile can reach, if that is
-/// short; a longer slice proves nothing.
-std::optional<TileClass> classify_by_interval(const ModGraph& mask, std::int32_t b, std::int32_t h,
-                                              PositionRange q, PositionRange kv);
+/// Interval arithmetic over a mask's graph. Returns the value that the mask has for every query of
+/// `q` and key of `kv` if the ranges prove one; otherwise nothing, and it may have one or both.
+/// Takes tens of nanoseconds for the usual masks. A captured buffer costs one pass over the slice
+/// that the ranges can reach, if that is short; a longer slice proves nothing.
+std::optional<bool> proved_value(const ModGraph& mask, std::int32_t b, std::int32_t h,
+                                 PositionRange q, PositionRange kv);
 
 }  // namespace kvmesh

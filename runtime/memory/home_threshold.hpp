@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "comm/combine/way_table/way_table.hpp"
+#include "comm/combine/choice/way_table.hpp"
 #include "kvmesh/kv_cache.hpp"
 
 namespace kvmesh {

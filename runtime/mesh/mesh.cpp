@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <string>
 
-#include "comm/combine/combine_ways.hpp"
-#include "comm/combine/way_table/agreed_table.hpp"
+#include "comm/combine/choice/agreed_table.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
 #include "core/check.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/launcher.hpp"

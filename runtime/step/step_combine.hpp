@@ -5,8 +5,8 @@
 #include <memory>
 #include <optional>
 
-#include "comm/combine/combine_ways.hpp"
-#include "comm/combine/gather/query_gather.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
+#include "comm/combine/choice/query_gather.hpp"
 #include "runtime/step/step_batch.hpp"
 
 namespace kvmesh {

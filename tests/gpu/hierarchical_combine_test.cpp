@@ -4,7 +4,7 @@
 #include <chrono>
 #include <cmath>
 
-#include "comm/combine/combine_ways.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
 #include "comm/combine/hierarchical/takes_hosts.hpp"
 #include "tests/gpu/device_combine_run.hpp"
 #include "tests/support/nccl_hosts.hpp"

@@ -7,8 +7,8 @@
 #include <string>
 #include <thread>
 
+#include "comm/combine/choice/table_text.hpp"
 #include "comm/combine/peer/peer_window.hpp"
-#include "comm/combine/way_table/table_text.hpp"
 #include "core/hash.hpp"
 #include "tests/gpu/graph.hpp"
 #include "tests/gpu/served_model.hpp"

@@ -1,5 +1,5 @@
 // The peer combine and gather of processes, which map one another's memory by CUDA IPC.
-#include "comm/combine/gather/query_gather.hpp"
+#include "comm/combine/choice/query_gather.hpp"
 #include "tests/gpu/peer_gather_contract.hpp"
 #include "tests/support/nccl_hosts.hpp"
 

@@ -1,5 +1,5 @@
 // The combine of ranks that share a GPU, by way of the host: ranks are threads.
-#include "comm/combine/combine_ways.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
 #include "tests/gpu/device_combine_run.hpp"
 #include "tests/support/ranks.hpp"
 

@@ -2,7 +2,7 @@
 // results.
 #include <gtest/gtest.h>
 
-#include "kernels/attend_work.hpp"
+#include "kernels/cpu/plan/work_blocks.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -35,8 +35,8 @@ TEST(AttendShared, ReadsALongPrefixOnceForManySequences) {
   const Forks forks(32, 512, 16);
   const SharedPrefixRules rules = shared_prefix_rules(shape);
   const auto visited = [&](const MaskMod& mask, std::span<const SharedPrefix> shared) {
-    AttendWork work;
-    plan_attend_work(shape, {forks.sequences, {}, shared, rules}, {.mask = mask}, work);
+    WorkBlocks work;
+    plan_work_blocks(shape, {forks.sequences, {}, shared, rules}, {.mask = mask}, work);
     return work.tiles.visited;
   };
   const auto shared = find_shared_prefixes(forks.sequences, rules);

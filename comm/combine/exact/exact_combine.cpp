@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <span>
 
-#include "comm/combine/choose_way.hpp"
 #include "comm/combine/host/gather.hpp"
 #include "comm/combine/host/output_rows.hpp"
+#include "comm/combine/way_strategies.hpp"
 #include "core/check.hpp"
 #include "core/numbers/softmax_merge.hpp"
 

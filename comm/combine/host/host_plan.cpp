@@ -1,6 +1,6 @@
 #include "comm/combine/host/host_plan.hpp"
 
-#include "comm/combine/choose_way.hpp"
+#include "comm/combine/way_strategies.hpp"
 #include "core/hash.hpp"
 
 namespace kvmesh {

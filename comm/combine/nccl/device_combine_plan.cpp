@@ -5,7 +5,7 @@
 #include <span>
 #include <utility>
 
-#include "comm/combine/choose_way.hpp"
+#include "comm/combine/way_strategies.hpp"
 #include "core/check.hpp"
 #include "core/pod/shares.hpp"
 

@@ -5,9 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include "comm/combine/choose_way.hpp"
 #include "comm/combine/peer/kernels/peer_params.hpp"
 #include "comm/combine/peer/peer_target.hpp"
+#include "comm/combine/way_strategies.hpp"
 #include "core/check.hpp"
 #include "core/cuda/device_array.hpp"
 #include "core/cuda/device_wait.hpp"

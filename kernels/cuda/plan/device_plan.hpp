@@ -25,6 +25,7 @@
 #include "kernels/cuda/plan/params.hpp"
 #include "kernels/cuda/plan/piece_rule.hpp"
 #include "kernels/sequence_size.hpp"
+#include "kernels/shared_blocks.hpp"
 #include "kvmesh/attention.hpp"
 
 namespace kvmesh::cuda {

@@ -2,10 +2,10 @@
 
 #include <optional>
 
-#include "comm/combine/choose_way.hpp"
-#include "comm/combine/combine_ways.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
 #include "comm/combine/host/host_plan.hpp"
 #include "comm/combine/nccl/row_transfer.hpp"
+#include "comm/combine/way_strategies.hpp"
 #include "core/check.hpp"
 #include "core/cuda/memory.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"

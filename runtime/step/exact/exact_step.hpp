@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "comm/combine/exact/exact_combine.hpp"
-#include "kernels/exact_attention.hpp"
+#include "kernels/cpu/exact_attention.hpp"
 #include "kernels/sequence_size.hpp"
 
 namespace kvmesh {

@@ -9,7 +9,7 @@
 #include <ostream>
 #include <string>
 
-#include "comm/combine/combine_ways.hpp"
+#include "comm/combine/choice/combine_ways.hpp"
 #include "tests/support/ranks.hpp"
 
 namespace kvmesh::test {

@@ -4,8 +4,8 @@
 #include <thread>
 
 #include "comm/mpi/mpi.hpp"
+#include "tests/comm/combine/choice/agreed_table_case.hpp"
 #include "tests/comm/combine/combine_contract.hpp"
-#include "tests/comm/combine/way_table/agreed_table_case.hpp"
 #include "tests/comm/communicator_contract.hpp"
 
 namespace {

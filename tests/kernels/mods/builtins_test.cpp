@@ -6,7 +6,7 @@
 #include <numeric>
 #include <random>
 
-#include "kernels/cpu/mod_evaluator.hpp"
+#include "kernels/cpu/mods/mod_evaluator.hpp"
 #include "kvmesh/draft_trees.hpp"
 #include "kvmesh/error.hpp"
 #include "kvmesh/mods.hpp"

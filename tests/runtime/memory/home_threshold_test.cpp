@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "comm/combine/way_table/table_text.hpp"
-#include "tests/comm/combine/way_table/agreed_table_case.hpp"
+#include "comm/combine/choice/table_text.hpp"
+#include "tests/comm/combine/choice/agreed_table_case.hpp"
 #include "tests/runtime/cache/cache_fixture.hpp"
 #include "tests/support/environment.hpp"
 
