@@ -39,15 +39,22 @@ class RowGather {
   __device__ void copy(const DevicePool& half, const DeviceTask& task, int first_key,
                        const PageVisit& visit, std::uint32_t to) const {
     static_assert(!kGathers || Image.dim % 64 == 0);
-#pragma unroll 1
-    for (int i = lane() / 8; i < kRows; i += 4) {
-      const int row = warp_ * kRows + i, unit = lane() % 8;
-      const int page = __shfl_sync(kAllLanes, visit.page, i);
+    // Each lane finds the place of one row, and others get it from there: math warps need the
+    // instructions that finding it eight times would take. Rows without a page have none.
+    const auto mine = visit.page < 0
+                          ? 0
+                          : reinterpret_cast<std::uint64_t>(place_of(
+                                half, task, visit.page, first_key + warp_ * kRows + lane()));
+    const unsigned first = lane() / 8u, unit = lane() % 8u;
+#pragma unroll(kRows == 32 ? 8 : 1)  // the latent kernels have registers for one
+    for (unsigned i = 0; i < kRows; i += 4) {
+      const std::uint64_t place = __shfl_sync(kAllLanes, mine, first + i);
       // Opaque, so that the atoms' addresses are this one and a constant.
-      const char* from =
-          opaque(place_of(half, task, page, first_key + row) + Begin * 2 + unit * 16);
-      const std::uint32_t at = to + Image.unit(row, unit);
-      const int bytes = page < 0 ? 0 : 16;
+      const char* from = opaque(reinterpret_cast<const char*>(place) + Begin * 2 + unit * 16);
+      const unsigned in_group = first + i % kAtomRows;
+      const std::uint32_t at = to + Image.bytes(warp_ * kRows) +
+                               i / kAtomRows * Image.group_bytes() + Image.unit(in_group, unit);
+      const int bytes = place == 0 ? 0 : 16;
 #pragma unroll
       for (int atom = 0; atom < Image.atoms(); ++atom) {
         cp_async_16_zfill(at + atom * Image.atom_bytes(), from + atom * kLongRowBytes, bytes);

@@ -10,8 +10,9 @@
 namespace kvmesh::cuda {
 
 /// `Roles` names the classes Shared, Math, Producer and Queries, the number kMathThreads, and
-/// kMovesRegisters: whether the math warps get most of the registers. A block of 384 threads has
-/// 168 per thread at entry, 3 * 168 = 2 * 224 + 56. `HasMaps`: the copy engine brings the keys.
+/// kMovesRegisters: whether the math warps get registers of the others, which keep
+/// kProducerRegisters. A block of 384 threads has 168 per thread at entry, 3 * 168 = 2 * 224 + 56.
+/// `HasMaps`: the copy engine brings the keys.
 template <class Roles, bool HasMaps = true>
 __device__ __forceinline__ void run_block(const HopperParams& params, char* memory) {
   const typename Roles::Shared shared(memory);
@@ -24,7 +25,7 @@ __device__ __forceinline__ void run_block(const HopperParams& params, char* memo
   }
   __syncthreads();
   if (threadIdx.x >= Roles::kMathThreads) {
-    if constexpr (Roles::kMovesRegisters) setmaxnreg_dec<56>();
+    if constexpr (Roles::kMovesRegisters) setmaxnreg_dec<Roles::kProducerRegisters>();
     const int thread = threadIdx.x - Roles::kMathThreads;
     if (thread < 32) {
       typename Roles::Producer(params, shared).run();
@@ -33,7 +34,8 @@ __device__ __forceinline__ void run_block(const HopperParams& params, char* memo
       typename Roles::Queries(params, shared).run(thread - 32);
     }
   } else {
-    if constexpr (Roles::kMovesRegisters) setmaxnreg_inc<224>();
+    if constexpr (Roles::kMovesRegisters)
+      setmaxnreg_inc<(3 * 168 - Roles::kProducerRegisters) / 2>();
     typename Roles::Math(params, shared).run();
   }
 }

@@ -362,6 +362,7 @@ struct LatentRoles {
   using Queries = LatentQueries;
   static constexpr int kMathThreads = cuda::kMathThreads;
   static constexpr bool kMovesRegisters = true;
+  static constexpr int kProducerRegisters = 56;
 };
 
 }  // namespace kvmesh::cuda

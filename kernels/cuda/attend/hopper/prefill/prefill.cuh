@@ -379,6 +379,7 @@ struct PrefillRoles {
   using Queries = PrefillLoader<kIsFloat8>::Type;
   static constexpr int kMathThreads = cuda::kMathThreads;
   static constexpr bool kMovesRegisters = kConsumers == 2;
+  static constexpr int kProducerRegisters = kGathers ? 72 : 56;
 };
 
 }  // namespace kvmesh::cuda
