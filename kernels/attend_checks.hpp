@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <optional>
 
 #include "kernels/pool_checks.hpp"
@@ -14,6 +15,21 @@ namespace kvmesh {
 inline void check_scale(const std::optional<float>& scale) {
   require(!scale || std::isfinite(*scale), "attention: the scale is {}, must be finite",
           scale.value_or(0));
+}
+
+/// The keys of a tile of every kernel divide this many.
+inline constexpr std::int64_t kSplitGrain = 128;
+
+/// @throws InvalidArgument unless pieces of `tokens` keys are whole pages and whole tiles; 0 is no
+/// fixed split.
+inline void check_fixed_split(std::int64_t tokens, int page_size) {
+  const std::int64_t unit = std::lcm(kSplitGrain, std::int64_t{page_size});
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  require(
+      tokens >= 0 && tokens <= kMost && tokens % unit == 0,
+      "plan: fixed_split_tokens is {}, must be 0 or a multiple of {} (of {} tokens, and of pages "
+      "of {}) up to {}",
+      tokens, unit, kSplitGrain, page_size, kMost);
 }
 
 /// `rows` is [tokens, q_heads, dim].

@@ -74,6 +74,23 @@ struct PlanOptions {
   /// length), from which on sharing it pays. Unset: 128 on a CPU; on a GPU as many as 64 MiB of a
   /// layer's keys and values (latent pages: 1 GiB), and 0.5 MiB for each sequence and KV head.
   std::optional<std::int64_t> least_saved_tokens{};
+  /// Fixed-split mode (batch invariance): no bit of a sequence's rows depends on the other
+  /// sequences of the batch. 0: off. Otherwise a GPU reads the keys that some queries of a sequence
+  /// see on a rank in pieces of this many tokens, from the first on, whatever else there is to
+  /// read, and prefixes are not shared. CPUs always cut at fixed places, so there only the sharing
+  /// ends. A multiple of 128 and of the page size (with token lists of 1), at most 2^30; 1024 and
+  /// 2048 are usual.
+  ///
+  /// A sequence's O and LSE then have the same bits in every batch, at every place in it, alone or
+  /// not, if these are the same: its tokens, its number of queries, the ranks of its pages; these
+  /// options, all of the limits among them; the dtypes, strides and alignment of the tensors; the
+  /// kind of GPU or `cpu_instruction_set`, and the build. Another number of queries, as where a
+  /// prompt is divided into other steps, may give other bits. Mods that read `b` see another
+  /// number. With several kv ranks this holds for `attend_partial`; for `run` also, if partials
+  /// travel as float32, or always the same way, and `strategy` is kAuto or kAllToAll (kAuto is then
+  /// kAllToAll, and ways are not chosen by their measured times or between hosts). Reproducible
+  /// caches promise more without it, and ignore it.
+  std::int64_t fixed_split_tokens = 0;
   /// For decoding in a captured graph: see StepPlan. On a GPU, `query_tokens` times the number of
   /// query heads per kv head may be at most 64. Of more than 128 heads (64 if v_dim is over 128),
   /// which are computed in equal blocks, one block counts.

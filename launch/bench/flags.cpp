@@ -119,6 +119,11 @@ void add_extra_rows(const Adder& add, Flags& flags) {
   add.flag("--score-mod", flags.score_mod,
            "decode, prefill and step have a row more (mod): by a score mod of ten "
            "operations, a soft cap and slopes of the heads past the first positions");
+  add.value(
+      "--fixed-split", flags.fixed_split,
+      "decode, prefill and step have a row more (fixed): keys are read in pieces of this many "
+      "tokens, a multiple of 128 and of the page size, so that no bit of a sequence's rows "
+      "depends on the rest of the batch; 0: none");
 }
 
 void add_effort(const Adder& add, Flags& flags) {

@@ -79,6 +79,7 @@ bool has_manner(Op op, Manner manner) {
       return op == Op::kDecode || op == Op::kPrefill;
     case Manner::kSinks:
     case Manner::kMod:
+    case Manner::kFixed:
       return op == Op::kDecode || op == Op::kPrefill || op == Op::kStep;
     case Manner::kList:
       return op == Op::kDecode;
@@ -95,8 +96,8 @@ bool is_by_tables(Manner manner) {
 }
 
 std::string_view name(Manner manner) {
-  constexpr std::array<std::string_view, 7> kNames{"",     "tables", "nhd", "sinks",
-                                                   "list", "tree",   "mod"};
+  constexpr std::array<std::string_view, 8> kNames{"",     "tables", "nhd", "sinks",
+                                                   "list", "tree",   "mod", "fixed"};
   return kNames.at(static_cast<std::size_t>(manner));
 }
 
@@ -111,6 +112,7 @@ PlanOptions plan_options(const Workload& workload, const Options& options, std::
     how.mask = tree_mask(workload.lengths(), queries, options.tree);
   }
   if (options.manner == Manner::kMod) how.score = mod_of(options.shape.q_heads);
+  if (options.manner == Manner::kFixed) how.fixed_split_tokens = options.fixed_split;
   return how;
 }
 
@@ -125,6 +127,7 @@ Sees seen_by(const Workload& workload, const Options& options, std::int64_t quer
     case Manner::kNhd:
     case Manner::kSinks:
     case Manner::kMod:
+    case Manner::kFixed:
       break;
   }
   return {};

@@ -8,7 +8,6 @@
 #include <numeric>
 #include <optional>
 
-#include "launch/bench/manners.hpp"
 #include "launch/common/scale_flag.hpp"
 
 namespace kvmesh::bench {
@@ -263,12 +262,13 @@ int kinds_of(const Flags& flags) {
   return flags.kinds;
 }
 
-// A reproducible cache's pages are attended to by its own plans alone.
+// A reproducible cache's pages are attended to by its own plans alone, and it ignores a fixed
+// split.
 std::vector<Manner> manners_of(const Flags& flags) {
   std::vector<Manner> manners;
-  const auto take = [&](const char* flag, bool asked, Manner manner, bool has_tables) {
+  const auto take = [&](const char* flag, bool asked, Manner manner, bool not_reproducible) {
     if (!asked) return;
-    if (flags.shared_prefix > 0 || (has_tables && flags.reproducible)) {
+    if (flags.shared_prefix > 0 || (not_reproducible && flags.reproducible)) {
       throw InvalidArgument(fmt::format(
           "{}, with {}", flag, flags.shared_prefix > 0 ? "--shared-prefix" : "--reproducible"));
     }
@@ -280,6 +280,7 @@ std::vector<Manner> manners_of(const Flags& flags) {
   take("--token-list", flags.token_list > 0, Manner::kList, true);
   take("--tree", flags.tree > 0, Manner::kTree, false);
   take("--score-mod", flags.score_mod, Manner::kMod, false);
+  take("--fixed-split", flags.fixed_split > 0, Manner::kFixed, true);
   return manners;
 }
 
@@ -343,6 +344,7 @@ Options resolve(const Flags& flags, Mesh& mesh) {
       .token_list =
           at_most("--token-list", not_negative("--token-list", flags.token_list), kMostListed),
       .tree = at_most("--tree", not_negative("--tree", flags.tree), kMostPerShape),
+      .fixed_split = not_negative("--fixed-split", flags.fixed_split),
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),
       .rotate_bytes =
@@ -359,37 +361,6 @@ Options resolve(const Flags& flags, Mesh& mesh) {
   check_prefix(options);
   check_window(flags, options);
   return options;
-}
-
-std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op) {
-  const bool attends_few = op == Op::kDecode || op == Op::kStep || op == Op::kPlan;
-  if (options.shared_prefix > 0 && attends_few) {
-    Options alone = options;
-    alone.shares_prefixes = false;
-    return {{"shared", options}, {"alone", alone}};
-  }
-  std::vector<std::pair<std::string, Options>> rows;
-  const bool has_ways = op == Op::kCombine || op == Op::kGather;
-  if (!has_ways || options.ways.empty()) {
-    rows.emplace_back("", options);
-    for (const Manner manner : options.manners) {
-      if (!has_manner(op, manner)) continue;
-      rows.emplace_back(name(manner), options);
-      rows.back().second.manner = manner;
-    }
-    return rows;
-  }
-  for (const Way& way : options.ways) {
-    // A gather neither reduces nor has a step within hosts.
-    const bool combines =
-        way.strategy != CombineStrategy::kAuto || way.kind == WayKind::kHierarchical;
-    if (op == Op::kGather && combines) continue;
-    Options of_way = options;
-    of_way.way = way.kind;
-    if (way.strategy != CombineStrategy::kAuto) of_way.strategy = way.strategy;
-    rows.emplace_back(way.name, of_way);
-  }
-  return rows;
 }
 
 std::vector<std::int64_t> queries_of(const Options& options, Op op) {

@@ -59,6 +59,7 @@ enum class Manner : std::uint8_t {
   kList,    ///< each query to the positions in a token list, by an ExternalPlan
   kTree,    ///< the newest tokens of each sequence are a draft tree
   kMod,     ///< with a score mod of ten operations
+  kFixed,   ///< with a fixed split
 };
 
 /// One way of the combine, as a row of its own.
@@ -100,6 +101,7 @@ struct Flags {
   std::int64_t token_list = 0;
   int tree = 0;
   bool score_mod = false;
+  std::int64_t fixed_split = 0;
   int repeats = 15;
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;
@@ -165,6 +167,7 @@ struct Options {
   Manner manner = Manner::kPlain;  ///< of this row
   std::int64_t token_list = 0;     ///< positions in each list of kList
   int tree = 0;                    ///< children of each token of kTree
+  std::int64_t fixed_split = 0;    ///< tokens of the pieces of kFixed
   int repeats = 0;
   double row_seconds = 0;         ///< fewer repeats if a row would take longer
   std::int64_t rotate_bytes = 0;  ///< 0: by the device's caches

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -191,6 +192,10 @@ class Simulation {
 
   void draw_run(bool has_block_mask, StepOptions& options) {
     if (random_.coin()) options.plan.least_saved_tokens = random_.integer(0, 30);
+    if (random_.one_in(4)) {
+      const std::int64_t unit = std::lcm(std::int64_t{128}, std::int64_t{config_.cache.page_size});
+      options.plan.fixed_split_tokens = unit * random_.integer(1, 2);
+    }
     options.input = random_.pick(kTensorDtypes);
     options.output = random_.coin() ? Dtype::kFloat32 : random_.pick(kTensorDtypes);
     options.lse = random_.coin();

@@ -175,6 +175,8 @@ PlanOptions options_of(const nb::kwargs& given) {
       options.shares_prefixes = value_of<bool>(value, name);
     } else if (name == "least_saved_tokens") {
       options.least_saved_tokens = value_of<std::optional<std::int64_t>>(value, name);
+    } else if (name == "fixed_split_tokens") {
+      options.fixed_split_tokens = value_of<std::int64_t>(value, name);
     } else {
       throw nb::type_error(("plan() got an unexpected keyword argument '" + name + "'").c_str());
     }

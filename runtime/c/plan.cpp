@@ -75,6 +75,7 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
   if (known_options.least_saved_tokens != 0) {
     options.least_saved_tokens = known_options.least_saved_tokens;
   }
+  options.fixed_split_tokens = known_options.fixed_split_tokens;
   const auto positions = positions_of(known_options.q_positions, known_options.q_position_count);
   options.q_positions.assign(positions.begin(), positions.end());
   if (known_options.limit_sequences != 0) options.limits = limits_of(known_options);

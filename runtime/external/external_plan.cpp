@@ -107,7 +107,8 @@ class ExternalPlan::State {
             .combine = combine_options(options),
             .limits = limits,
             .shares_prefixes = options.shares_prefixes,
-            .least_saved_tokens = options.least_saved_tokens};
+            .least_saved_tokens = options.least_saved_tokens,
+            .fixed_split_tokens = options.fixed_split_tokens};
   }
 
   /// Hashes everything that must be equal on all ranks.

@@ -25,6 +25,7 @@ struct StepOptions {
   std::optional<StepLimits> limits{};     ///< with `pages` set
   bool shares_prefixes = true;
   std::optional<std::int64_t> least_saved_tokens{};  ///< unset: the device's rule
+  std::int64_t fixed_split_tokens = 0;               ///< then prefixes are not shared
   bool reproducible = false;  ///< then attend_partial leaves `out`, combine `mine` alone
 };
 

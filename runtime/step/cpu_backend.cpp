@@ -27,7 +27,8 @@ class CpuStep : public StepKernels {
           const std::shared_ptr<RowExchange>& rows)
       : options_(options),
         mesh_(mesh),
-        combine_(ways, options.combine, options.limits.has_value()) {
+        combine_(ways, options.combine, options.limits.has_value(),
+                 options.fixed_split_tokens > 0) {
     for (const AttentionOptions& kind : options.kinds) {
       if (options.reproducible)
         exact_.emplace_back(rows);

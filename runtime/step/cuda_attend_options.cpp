@@ -38,6 +38,7 @@ cuda::CudaAttend::Options attend_options(const StepOptions& options, const Atten
                 .row_scales = row_scales,
                 .scale_vectors = !row_scales || options.shape.page_size % 4 == 0},
       .short_rows = short_rows(options.shape, first),
+      .fixed_split_tokens = options.fixed_split_tokens,
       .exact = options.reproducible};
   if (options.limits) {
     attend.limits = {.sequences = options.limits->sequences,

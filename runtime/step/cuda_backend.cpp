@@ -92,7 +92,8 @@ class CudaStep : public StepKernels {
   CudaStep(CudaContext& context, const StepOptions& options, std::span<const BatchEntry> first)
       : context_(context),
         options_(options),
-        combine_(context.ways, options.combine, options.limits.has_value()) {
+        combine_(context.ways, options.combine, options.limits.has_value(),
+                 options.fixed_split_tokens > 0) {
     if (options.reproducible) options_.shares_prefixes = false;
     if (options.reproducible && context.mesh.kv_parallel() > 1) {
       exact_.emplace(
@@ -286,10 +287,13 @@ class CudaStep : public StepKernels {
     }
     if (options_.reproducible) return;
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, stream);
-    // A graph has the launches that any later step of it may need.
-    rows_stay_ = options_.combine.scatter == Scatter::kOwner && !options_.limits &&
+    // A graph has the launches that any later step of it may need. With a fixed split a row goes
+    // the same way in every batch: where it stays, or is merged to be sent, its last bit may
+    // differ.
+    const bool follows_batch = !options_.limits && options_.fixed_split_tokens == 0;
+    rows_stay_ = options_.combine.scatter == Scatter::kOwner && follows_batch &&
                  batch.participation().is_of_owners_alone();
-    sends_ = combine_.takes_sent_rows() && !rows_stay_ &&
+    sends_ = combine_.takes_sent_rows() && !rows_stay_ && (follows_batch || options_.limits) &&
              tokens * options_.shape.q_heads <= kMostSentRows;
   }
 

@@ -25,11 +25,12 @@ enum : std::size_t {
   kStrategy,
   kWay,
   kTravelsAs,
+  kFixedSplit,
   kMaskMod,
   kScoreMod,
   kBlockMask
 };
-constexpr std::array<Field, 12> kFields{{{"the allocator", PlanGroup::kLengths},
+constexpr std::array<Field, 13> kFields{{{"the allocator", PlanGroup::kLengths},
                                          {"the batch", PlanGroup::kLengths},
                                          {"q_positions", PlanGroup::kLengths},
                                          {"the limits", PlanGroup::kLengths},
@@ -38,6 +39,7 @@ constexpr std::array<Field, 12> kFields{{{"the allocator", PlanGroup::kLengths},
                                          {"strategy", PlanGroup::kStrategy},
                                          {"way", PlanGroup::kStrategy},
                                          {"travels_as", PlanGroup::kStrategy},
+                                         {"fixed_split_tokens", PlanGroup::kStrategy},
                                          {"the mask mod", PlanGroup::kMask},
                                          {"the score mod", PlanGroup::kMask},
                                          {"the block mask", PlanGroup::kMask}}};
@@ -115,6 +117,7 @@ PlanHashes hashes_of(const PlanOptions& options, Contents contents) {
   hashes.fields[kStrategy] = static_cast<std::uint64_t>(options.strategy);
   hashes.fields[kWay] = options.way ? static_cast<std::uint64_t>(*options.way) : kWayKinds;
   hashes.fields[kTravelsAs] = static_cast<std::uint64_t>(options.travels_as);
+  hashes.fields[kFixedSplit] = static_cast<std::uint64_t>(options.fixed_split_tokens);
   hashes.fields[kMaskMod] = hash_of(options.mask.graph(), contents);
   hashes.fields[kScoreMod] = hash_of(options.score.graph(), contents);
   for (const LayerKind& kind : options.kinds) {

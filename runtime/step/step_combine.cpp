@@ -2,9 +2,24 @@
 
 namespace kvmesh {
 
-StepCombine::StepCombine(CombineWays& ways, const CombineOptions& options, bool has_limits)
-    : ways_(ways), options_(options), has_limits_(has_limits), gather_(ways, options.way) {
-  use(choose_way(ways.means(), {}, options, has_limits).way);
+StepCombine::StepCombine(CombineWays& ways, const CombineOptions& options, bool has_limits,
+                         bool merges_alike)
+    : ways_(ways),
+      options_(options),
+      has_limits_(has_limits),
+      merges_alike_(merges_alike),
+      gather_(ways, options.way) {
+  use(choose_way(means(), {}, options, has_limits).way);
+}
+
+/// The hierarchical way merges the ranks of each host first, and pays from some number of rows on.
+CombineMeans StepCombine::means() const {
+  CombineMeans means = ways_.means();
+  if (!merges_alike_) return means;
+  means.table = nullptr;
+  const auto asked = options_.way ? options_.way : means.preferred;
+  if (asked != WayKind::kHierarchical) means.hosts = {};
+  return means;
 }
 
 void StepCombine::use(WayKind kind) {
@@ -15,7 +30,7 @@ void StepCombine::use(WayKind kind) {
 }
 
 void StepCombine::plan(const CombineShape& shape, const StepBatch& batch, Stream stream) {
-  const CombineChoice choice = choose_way(ways_.means(), shape, options_, has_limits_);
+  const CombineChoice choice = choose_way(means(), shape, options_, has_limits_);
   CombineOptions options = options_;
   options.strategy = choice.strategy;
   std::optional<Participation> padded;

@@ -15,9 +15,11 @@ namespace kvmesh {
 /// use their memory. REQUIRES: `ways` outlives it.
 class StepCombine {
  public:
-  /// Plans nothing. `has_limits`: the step has StepLimits.
+  /// Plans nothing. `has_limits`: the step has StepLimits. `merges_alike`: no way is chosen, unless
+  /// it is asked for, that may merge a row otherwise where there are more of them.
   /// @throws InvalidArgument if no way of the group has the strategy.
-  StepCombine(CombineWays& ways, const CombineOptions& options, bool has_limits);
+  StepCombine(CombineWays& ways, const CombineOptions& options, bool has_limits,
+              bool merges_alike = false);
 
   /// Plans as CombineWay does. Computes the batch's mask and passes it only if the way takes one;
   /// no rank takes part in the rows past the batch's tokens.
@@ -49,10 +51,12 @@ class StepCombine {
 
  private:
   void use(WayKind kind);
+  CombineMeans means() const;
 
   CombineWays& ways_;
   CombineOptions options_;
   bool has_limits_;
+  bool merges_alike_;
   std::array<std::unique_ptr<CombineWay>, kWayKinds> made_;  // [kind]
   CombineWay* way_ = nullptr;
   QueryGather gather_;

@@ -10,7 +10,8 @@
 namespace kvmesh {
 namespace {
 
-const StepOptions& checked(const StepOptions& options) {
+/// Prefixes that sequences share would be summed apart in some batches only.
+StepOptions checked(StepOptions options) {
   const CombineOptions& combine = options.combine;
   for (const AttentionOptions& kind : options.kinds) check_scale(kind.scale);
   require(combine.scatter <= Scatter::kOwner && combine.strategy <= CombineStrategy::kAllReduce,
@@ -20,14 +21,21 @@ const StepOptions& checked(const StepOptions& options) {
           static_cast<int>(combine.way.value_or(WayKind::kHost)));
   require(combine.travels_as <= Dtype::kBFloat16, "plan: partials cannot travel as dtype {}",
           static_cast<int>(combine.travels_as));
+  check_fixed_split(options.fixed_split_tokens, options.shape.page_size);
+  if (options.reproducible) options.fixed_split_tokens = 0;
+  if (options.fixed_split_tokens > 0) options.shares_prefixes = false;
   return options;
 }
 
 }  // namespace
 
 CombineOptions combine_options(const PlanOptions& options) {
+  // A reduction adds in an order that depends on a row's place; kAuto may become one by their
+  // number.
+  const bool merges_in_order =
+      options.fixed_split_tokens > 0 && options.strategy == CombineStrategy::kAuto;
   return {.scatter = options.scatter,
-          .strategy = options.strategy,
+          .strategy = merges_in_order ? CombineStrategy::kAllToAll : options.strategy,
           .way = options.way,
           .travels_as = options.travels_as};
 }

@@ -52,6 +52,7 @@ static void check_step(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int ap
   options.travels_as = KVMESH_DTYPE_FLOAT32;
   options.limit_shares_prefixes = options.reads_prefixes_alone = 1;
   options.least_saved_tokens = 1;
+  options.fixed_split_tokens = 256;
   for (int i = 0; i < 2 * appended; ++i) v[i] = (float)(kTokens - appended + i / 2);
   for (int i = 0; i < appended; ++i) k[i * kDim] = v[2 * i]; /* a latent page's value */
   CHECK_OK(kvmesh_plan_create(cache, &entry, 1, &options, &plan));

@@ -1,5 +1,6 @@
 // Attention in captured graphs: the bits of eager runs.
 #include <optional>
+#include <vector>
 
 #include "kernels/cuda/attend/cuda_attend.hpp"
 #include "kvmesh/error.hpp"
@@ -47,8 +48,13 @@ TEST(AttendGraphs, ReplaysEqualEagerRunsBitForBit) {
 /// One captured graph for all plans within limits of six sequences with a query each.
 class CapturedAttend {
  public:
-  CapturedAttend(const CaseSpec& spec, const cuda::AttendLimits& limits)
-      : spec_(spec), plan_(kernels(), spec.shape, {.attention = spec.options, .limits = limits}) {
+  CapturedAttend(const CaseSpec& spec, const cuda::AttendLimits& limits,
+                 std::int64_t fixed_split_tokens = 0)
+      : spec_(spec),
+        plan_(kernels(), spec.shape,
+              {.attention = spec.options,
+               .fixed_split_tokens = fixed_split_tokens,
+               .limits = limits}) {
     planner_.reserve({&plan_, 1});
     planner_.plan({&plan_, 1}, pages_, {}, cudaStreamPerThread);
     check(cudaStreamSynchronize(cudaStreamPerThread));
@@ -63,20 +69,8 @@ class CapturedAttend {
     spec_.sequences = sequences;
     AttentionCase c(spec_);
     const CaseResult eager = c.run();
-    const auto put = [&](const DeviceTensor& to, const ConstTensorView& from) {
-      const std::size_t bytes = extent_bytes(from);
-      copy_bytes(to.view().data, from.data, bytes);
-    };
-    put(q_, c.q());
-    put(k_, c.pool().k);
-    put(v_, c.pool().v);
-    const std::uint64_t generation = plan_.generation();
-    plan(c);
-    EXPECT_EQ(plan_.generation(), generation);
-    graph_->launch(stream_);
-    stream_.wait();
-    o_.download(o_room_.view().data);
-    lse_.download(lse_room_.view().data);
+    put(c);
+    replay(c.batch());
     for (std::int64_t t = 0; t < c.tokens(); ++t) {
       for (std::int64_t h = 0; h < 8; ++h) {
         EXPECT_EQ(lse_room_.at(t, h), eager.lse.at(t, h)) << "token " << t;
@@ -88,14 +82,49 @@ class CapturedAttend {
     EXPECT_TRUE(c.matches(eager));
   }
 
-  void plan(const AttentionCase& c) {
-    PlannedBatch planned(c.batch(), pages_);
+  /// Plans the first `count` sequences of a case that was put, replays, and returns O and the LSEs
+  /// of the first one's token.
+  std::vector<float> first_row_of(const AttentionCase& c, std::size_t count) {
+    AttentionBatch batch = c.batch();
+    batch.q_indptr.resize(count + 1);
+    batch.kv_lens.resize(count);
+    batch.page_indptr.resize(count + 1);
+    replay(batch);
+    std::vector<float> row;
+    for (std::int64_t h = 0; h < 8; ++h) {
+      row.push_back(lse_room_.at(0, h));
+      for (std::int64_t d = 0; d < 128; ++d) row.push_back(o_room_.at(0, h, d));
+    }
+    return row;
+  }
+
+  void put(AttentionCase& c) const {
+    const auto put = [](const DeviceTensor& to, const ConstTensorView& from) {
+      copy_bytes(to.view().data, from.data, extent_bytes(from));
+    };
+    put(q_, c.q());
+    put(k_, c.pool().k);
+    put(v_, c.pool().v);
+  }
+
+  void plan(const AttentionBatch& batch) {
+    PlannedBatch planned(batch, pages_);
     planner_.plan({&plan_, 1}, pages_, planned.step_of(plan_), stream_);
     stream_.wait();
   }
   const cuda::CudaAttend& attend() const { return plan_; }
 
  private:
+  void replay(const AttentionBatch& batch) {
+    const std::uint64_t generation = plan_.generation();
+    plan(batch);
+    EXPECT_EQ(plan_.generation(), generation);
+    graph_->launch(stream_);
+    stream_.wait();
+    o_.download(o_room_.view().data);
+    lse_.download(lse_room_.view().data);
+  }
+
   CaseSpec spec_;
   cuda::CudaAttend plan_;
   cuda::AttendPlanner planner_;
@@ -134,7 +163,7 @@ TEST(AttendGraphs, ReplaysComputeTheNewestPlan) {
   spec.sequences = {{.q_len = 1, .kv_len = 1201 * 16}};
   spec.options.mask = mods::no_mask();
   const std::uint64_t generation = captured.attend().generation();
-  captured.plan(AttentionCase(spec));
+  captured.plan(AttentionCase(spec).batch());
   EXPECT_NE(captured.attend().generation(), generation);
   spec.sequences = {{.q_len = 2, .kv_len = 20}};
   const AttentionCase wide(spec);
@@ -162,6 +191,23 @@ TEST(AttendGraphs, ReplaysShareTheNewestPrefixes) {
                         fork(2, 43, 1),
                         fork(0, 120, 33),
                         fork(2, 40, 2)});
+}
+
+// All of the 1200 pages that the limits allow: no array may grow for the pieces.
+TEST(AttendGraphs, ReplaysOfAFixedSplitDoNotDependOnTheBatch) {
+  for (const std::int64_t tokens : {128, 1024}) {
+    CaseSpec spec = graph_spec(mods::causal());
+    for (const std::int64_t length : {9001, 100, 1, 2049, 4000, 3999}) {
+      spec.sequences.push_back({.q_len = 1, .kv_len = length});
+    }
+    AttentionCase c(spec);
+    CapturedAttend captured(spec, kGraphLimits, tokens);
+    captured.put(c);
+    const std::vector<float> alone = captured.first_row_of(c, 1);
+    for (const std::size_t count : {6, 2, 4, 1}) {
+      EXPECT_EQ(captured.first_row_of(c, count), alone) << count << " sequences";
+    }
+  }
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "kernels/cuda/common/device_mods.hpp"
@@ -238,7 +239,8 @@ struct PlannedTasks {
 };
 
 /// Plans a step of one query per sequence, with pages of 16 tokens and 8 query heads per kv head.
-PlannedTasks plan_decode(int kv_heads, const std::vector<std::int64_t>& lengths) {
+PlannedTasks plan_decode(int kv_heads, const std::vector<std::int64_t>& lengths,
+                         std::int64_t fixed_split_tokens = 0) {
   constexpr int kPage = 16, kGroup = 8;
   const cuda::DeviceMods mods(ScoreMod().graph(), MaskMod().graph());
   cuda::DevicePlan::Options options;
@@ -248,6 +250,7 @@ PlannedTasks plan_decode(int kv_heads, const std::vector<std::int64_t>& lengths)
                    .v_dim = 128,
                    .page_size = kPage};
   options.launches.fill({.rows = kGroup, .resident_blocks = 396, .multiprocessors = 132});
+  options.fixed_split_tokens = fixed_split_tokens;
   cuda::DevicePlan plan(kernels(), options, mods, std::nullopt);
   cuda::PageLists lists;
   std::vector<AttendSequence> sequences;
@@ -293,6 +296,36 @@ TEST(DevicePlan, PlacesThePiecesOfAllHeadsSideBySide) {
     if (head == kHeads - 1) keys += task.keys;
   }
   EXPECT_EQ(keys, 131072 + 100);
+}
+
+// Whatever else there is to read: a thousand sequences have more pieces than other plans have room
+// for.
+TEST(DevicePlan, CutsAtFixedPlaces) {
+  constexpr int kHeads = 8, kPiece = 1024;
+  const std::vector<std::int64_t> few{131072, 100, 1024, 1025}, many(1000, 9000);
+  for (const std::vector<std::int64_t>& lengths : {few, many}) {
+    const auto [tasks, merges] = plan_decode(kHeads, lengths, kPiece);
+    std::vector<std::int64_t> keys(lengths.size() * kHeads);  // of the pieces so far
+    std::vector<std::int32_t> visits(keys.size());            // where the next piece begins
+    for (const cuda::DeviceTask& task : tasks) {
+      const std::size_t block = static_cast<std::size_t>(task.sequence * kHeads + task.kv_head);
+      const std::int64_t length = lengths[static_cast<std::size_t>(task.sequence)];
+      EXPECT_EQ(task.keys, std::min<std::int64_t>(kPiece, length - keys[block]));
+      EXPECT_EQ(task.workspace_row >= 0, length > kPiece);
+      if (keys[block] > 0) {
+        EXPECT_EQ(task.first_visit, visits[block]);
+      }
+      keys[block] += task.keys;
+      visits[block] = task.first_visit + kPiece / 16;
+    }
+    for (std::size_t block = 0; block < keys.size(); ++block) {
+      EXPECT_EQ(keys[block], lengths[block / kHeads]);
+    }
+    for (const cuda::DeviceMerge& merge : merges) {
+      const std::int64_t length = lengths[static_cast<std::size_t>(merge.first_token)];
+      EXPECT_EQ(merge.splits, (length + kPiece - 1) / kPiece);
+    }
+  }
 }
 
 // Shared rows get the multiprocessors of their share of the work. The first thread blocks of the

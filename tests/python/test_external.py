@@ -78,6 +78,8 @@ def test_refuses_what_does_not_fit():
             pool.plan([0, 1], [4], [1])
         with pytest.raises(TypeError, match="colour"):
             pool.plan([0, 1], [4], [[1]], colour="red")
+        with pytest.raises(kvmesh.InvalidArgument, match="fixed_split_tokens is 100"):
+            pool.plan([0, 1], [4], [[1]], fixed_split_tokens=100)
         with pytest.raises(kvmesh.InvalidArgument, match="order"):
             kvmesh.Pool(np.zeros((1, 1, 1, 1), np.float32), order="dhn", v_dim=1)
         with pytest.raises(kvmesh.InvalidArgument, match="v_dim"):

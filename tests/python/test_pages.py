@@ -318,14 +318,17 @@ def test_pages_with_which_several_sequences_begin_are_read_once():
         batch = [(parent, 0, 1)] + [(cache.fork(parent), 0, 1) for _ in range(3)]
         visited = []
         for how in (dict(shares_prefixes=False), dict(least_saved_tokens=1), dict(least_saved_tokens=10**6),
-                    dict(least_saved_tokens=1, limits={"sequences": 4, "shares_prefixes": True}), {}):
+                    dict(least_saved_tokens=1, limits={"sequences": 4, "shares_prefixes": True}), {},
+                    dict(least_saved_tokens=1, fixed_split_tokens=128)):
             step = cache.plan(batch, **how)
             visited.append(step.visited_tiles)
             room = (np.repeat(each[:1], 4, 0) for each in ((k, v) if "limits" in how else ()))  # is not read
             out = step.run(0, np.repeat(q[40:], 4, 0), *room)
             np.testing.assert_allclose(out, np.repeat(expected[40:], 4, 0), atol=1e-5)
-        alone, shared, unpaid, limited, usual = visited
-        assert shared < alone / 2 and limited == shared and unpaid == usual == alone
+        alone, shared, unpaid, limited, usual, fixed = visited
+        assert shared < alone / 2 and limited == shared and unpaid == usual == fixed == alone
+        with pytest.raises(kvmesh.InvalidArgument, match="fixed_split_tokens is 100"):
+            cache.plan(batch, fixed_split_tokens=100)
         with pytest.raises(TypeError, match="colour"):
             cache.plan(batch, limits={"sequences": 4, "colour": 1})
 

@@ -125,6 +125,9 @@ TEST_F(HostileArguments, InvalidPlanOptions) {
   refuse_plan({sequence_, 1}, {.way = static_cast<WayKind>(99)});
   refuse_plan({sequence_, 1}, {.way = WayKind::kPeer});  // these ranks do not have it
   refuse_plan({sequence_, 1}, {.travels_as = static_cast<Dtype>(99)});
+  for (const std::int64_t tokens : {kLeast, kMost, std::int64_t{-128}, std::int64_t{100}}) {
+    refuse_plan({sequence_, 1}, {.fixed_split_tokens = tokens});
+  }
   refuse_plan({sequence_, 1}, {.strategy = static_cast<CombineStrategy>(99)});
   for (std::int64_t position : {kLeast, std::int64_t{-1}, kMost}) {
     refuse_plan({sequence_, 1}, {.q_positions = {position}});

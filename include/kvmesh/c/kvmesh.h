@@ -237,6 +237,7 @@ typedef struct kvmesh_plan_options {
   int32_t reads_prefixes_alone;  /* 1: PlanOptions::shares_prefixes is false */
   int32_t limit_shares_prefixes; /* 1: StepLimits::shares_prefixes is true */
   int64_t least_saved_tokens;    /* by a prefix that is read once; 0: the device's rule */
+  int64_t fixed_split_tokens;    /* PlanOptions::fixed_split_tokens; 0: off */
 } kvmesh_plan_options_t;
 
 /* Plans one step: appends the batch's tokens to the metadata and prepares the device. A plan is

@@ -17,9 +17,9 @@ constexpr int kMergeBlocks = 4;
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
 
 /// A mod that reads the batch row needs rows of one sequence; a block mask has lists for each. Rows
-/// of exact sums do not depend on other sequences.
+/// of exact sums, and of a fixed split, do not depend on other sequences.
 bool may_share(const CudaAttend::Options& options) {
-  return options.block_mask == nullptr && !options.exact &&
+  return options.block_mask == nullptr && !options.exact && options.fixed_split_tokens == 0 &&
          !options.attention.score.graph().depends_on(kDependsBatch);
 }
 
@@ -29,7 +29,10 @@ const AttentionShape& checked(const AttentionShape& shape) {
   return shape;
 }
 
+/// A row class that follows the largest short sequence of a batch would give the others another
+/// kernel, so a fixed split has that of decode.
 std::int64_t short_rows_of(const AttentionShape& planned, const CudaAttend::Options& options) {
+  if (!options.limits && options.fixed_split_tokens > 0) return group_of(planned);
   if (!options.limits) return options.short_rows;
   const AttendLimits& limits = *options.limits;
   const std::int64_t rows = limits.queries * group_of(planned);
@@ -84,6 +87,7 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
                           .first_head = first_head_,
                           .launches = {launch_shape(kShortLaunch), launch_shape(kLongLaunch),
                                        launch_shape(kSharedLaunch)},
+                          .fixed_split_tokens = options.fixed_split_tokens,
                           .may_share = may_share(options),
                           .most_own_tokens = most_own_tokens(shape, kinds_.pool, kinds_.latent),
                           .rows_of_own_token = rows_of_own_token(kinds_.pool, kinds_.latent)},

@@ -34,6 +34,11 @@ class CudaAttend {
     /// Sequences with at most this many rows (queries x query heads per kv head) use the short
     /// launch; longer ones use the prefill launch.
     std::int64_t short_rows = 1;
+    /// 0: off. Otherwise a piece has this many keys, and the kernel of a sequence's rows follows
+    /// from its own number of queries: the bits of a row depend on no other sequence, if its step
+    /// is planned with the same `merges_all`. Without limits `short_rows` is then that of one
+    /// query. No prefix is shared. REQUIRES: check_fixed_split.
+    std::int64_t fixed_split_tokens = 0;
     /// For graphs: allocates all memory that plans within the limits need, and launches grids of
     /// one size, so that a graph that captured `launch` computes the newest plan.
     std::optional<AttendLimits> limits{};

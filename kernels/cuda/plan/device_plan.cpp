@@ -1,6 +1,7 @@
 #include "kernels/cuda/plan/device_plan.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/check.hpp"
 #include "kernels/cuda/plan/kernels.hpp"
@@ -106,6 +107,45 @@ std::int64_t DevicePlan::most_own_blocks(LaunchKind kind) const {
   return limits_->sequences * most_query_blocks(limits_->queries, launch);
 }
 
+/// Whole pages of a piece of fixed-split mode.
+std::int64_t DevicePlan::visits_of_piece() const {
+  return options_.fixed_split_tokens / options_.shape.page_size;
+}
+
+/// The blocks of sequences of this many queries stay whole in fixed-split mode. Few rows are always
+/// split: their partials are small.
+std::int64_t DevicePlan::whole_queries(LaunchKind kind) const {
+  if (!is_fixed_split() || kind != kLongLaunch) return std::numeric_limits<std::int32_t>::max();
+  return queries_of_whole_blocks(launches_[kind].block_tokens, options_.shape.kv_heads);
+}
+
+/// The most pieces of split blocks: those of the step if a mask leaves all pages or, with limits,
+/// of any step within these, where each sequence may have one piece that is not full.
+std::int64_t DevicePlan::most_fixed_splits(LaunchKind kind) const {
+  const Launch& launch = launches_[kind];
+  const std::int64_t visits = visits_of_piece(), heads = kv_heads_of_query_block();
+  std::int64_t splits = 0;
+  const auto sequences = to_int32(std::ssize(sequences_) - std::ssize(shared_.blocks));
+  for (std::int32_t s = 0; s < sequences; ++s) {
+    const PlanSequence& it = sequences_[static_cast<std::size_t>(s)];
+    if (launch_of(s) != kind || it.pages <= visits || it.queries >= whole_queries(kind)) continue;
+    splits += heads * most_query_blocks(it.queries, launch) * ceil_div(it.pages, visits);
+  }
+  if (!limits_ || kind != kShortLaunch) return splits;
+  return std::max(splits, heads * most_query_blocks(limits_->queries, launch) *
+                              (limits_->pages / visits + limits_->sequences));
+}
+
+/// The most pieces of split blocks of a launch that has blocks.
+std::int64_t DevicePlan::most_splits(LaunchKind kind) const {
+  if (is_fixed_split()) return most_fixed_splits(kind);
+  const Launch& launch = launches_[kind];
+  const bool is_of_graph = limits_ && kind != kLongLaunch;
+  const bool may_split =
+      is_of_graph || launch.most_blocks < kManyBlocks * launch.shape.resident_blocks;
+  return may_split ? kSplitsPerResidentBlock * launch.shape.resident_blocks : 0;
+}
+
 /// Computes grids, and the most tasks, merges and rows of workspace of the launches.
 void DevicePlan::shape_launches() {
   most_merges_ = merge_rows_ = 0;
@@ -117,10 +157,8 @@ void DevicePlan::shape_launches() {
     const std::int64_t shared = kind == kSharedLaunch ? heads * shared_blocks() : 0;
     const std::int64_t own = heads * most_own_blocks(kind);
     launch.most_blocks = shared + own;
-    const bool may_split = is_fixed || launch.most_blocks < kManyBlocks * resident;
     launch.planned.grid = launch.most_blocks == 0 ? 0 : to_int32(resident);
-    launch.most_splits =
-        launch.most_blocks == 0 || !may_split ? 0 : to_int32(kSplitsPerResidentBlock * resident);
+    launch.most_splits = launch.most_blocks == 0 ? 0 : to_int32(most_splits(kind));
     launch.first_workspace_row = to_int32(workspace_rows_);
     // Blocks that go through the workspace also if they are not split.
     const std::int64_t members =
@@ -259,34 +297,37 @@ void DevicePlan::split(LaunchKind kind, bool is_first, cudaStream_t stream) {
   PlanCounters* const counters = counters_.data();
   const int page_size = options_.shape.page_size;
   const int tile_keys = launch.shape.tile_keys;
-  const int split_unit_visits = std::max(1, tile_keys / page_size);
-  check(launch_split(
-            {.candidates = sent_,
-             .first_query_block = launch.first_query_block,
-             .query_block_count = launch.query_blocks,
-             .kv_heads_of_query_block = kv_heads_of_query_block(),
-             .resident_blocks =
-                 kind == kSharedLaunch ? resident_shared_blocks_ : launch.shape.resident_blocks,
-             .grid = launch.planned.grid,
-             .multiprocessors = launch.shape.multiprocessors,
-             .rule = launch.shape.rule,
-             .split_unit_visits = split_unit_visits,
-             .split_unit_tiles = to_int32(ceil_div(split_unit_visits * page_size, tile_keys)),
-             .most_splits = launch.most_splits,
-             .first_workspace_row = launch.first_workspace_row,
-             .is_first = is_first,
-             .merges_all = merges_all_,
-             .visits_of_query_block = visits_of_query_block_.data(),
-             .visits = visits_.data(),
-             .order = order_.data() + launch.first_query_block,
-             .tasks = launch.tasks.data(),
-             .task_counts = counters->launches + kind,
-             .tasks_made = &counters->tasks,
-             .claim = counters->claims + kind,
-             .merges = merges_.data(),
-             .merges_made = &counters->merges,
-             .shared = shared_.blocks.empty() ? nullptr : shared_partials_.data()},
-            stream),
+  const int split_unit_visits =
+      is_fixed_split() ? to_int32(visits_of_piece()) : std::max(1, tile_keys / page_size);
+  check(launch_split({.candidates = sent_,
+                      .first_query_block = launch.first_query_block,
+                      .query_block_count = launch.query_blocks,
+                      .kv_heads_of_query_block = kv_heads_of_query_block(),
+                      .resident_blocks = kind == kSharedLaunch ? resident_shared_blocks_
+                                                               : launch.shape.resident_blocks,
+                      .grid = launch.planned.grid,
+                      .multiprocessors = launch.shape.multiprocessors,
+                      .rule = launch.shape.rule,
+                      .split_unit_visits = split_unit_visits,
+                      .split_unit_tiles = to_int32(
+                          ceil_div(std::int64_t{split_unit_visits} * page_size, tile_keys)),
+                      .is_fixed = is_fixed_split(),
+                      .whole_queries = to_int32(whole_queries(kind)),
+                      .most_splits = launch.most_splits,
+                      .first_workspace_row = launch.first_workspace_row,
+                      .is_first = is_first,
+                      .merges_all = merges_all_,
+                      .visits_of_query_block = visits_of_query_block_.data(),
+                      .visits = visits_.data(),
+                      .order = order_.data() + launch.first_query_block,
+                      .tasks = launch.tasks.data(),
+                      .task_counts = counters->launches + kind,
+                      .tasks_made = &counters->tasks,
+                      .claim = counters->claims + kind,
+                      .merges = merges_.data(),
+                      .merges_made = &counters->merges,
+                      .shared = shared_.blocks.empty() ? nullptr : shared_partials_.data()},
+                     stream),
         "planning: tasks");
 }
 

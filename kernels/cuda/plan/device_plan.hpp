@@ -100,6 +100,8 @@ class DevicePlan {
     MaskMod mask;
     int first_head = 0;
     std::array<LaunchShape, kLaunches> launches;
+    /// Keys of a piece, a multiple of the page size; 0: pieces follow from all that a launch reads.
+    std::int64_t fixed_split_tokens = 0;
     bool may_share = false;  ///< its mods allow rows of several sequences in a task
     /// Sequences with at most this many tokens beside what they share are computed in the launch of
     /// shared rows, all together: it costs less than another launch.
@@ -196,6 +198,11 @@ class DevicePlan {
   LaunchKind launch_of(std::int32_t sequence) const;
   std::int64_t shared_blocks() const;
   std::int64_t most_own_blocks(LaunchKind kind) const;
+  bool is_fixed_split() const { return options_.fixed_split_tokens > 0; }
+  std::int64_t visits_of_piece() const;
+  std::int64_t whole_queries(LaunchKind kind) const;
+  std::int64_t most_fixed_splits(LaunchKind kind) const;
+  std::int64_t most_splits(LaunchKind kind) const;
   void shape_launches();
   void reserve_arrays(std::int64_t candidates, std::int64_t query_blocks);
   template <class... Arrays>

@@ -120,7 +120,9 @@ struct SplitParams {
   PieceRule rule;
   std::int32_t split_unit_visits;
   std::int32_t split_unit_tiles;
-  std::int32_t most_splits;  // room for splits of blocks
+  std::int32_t is_fixed;       // each split unit is a piece
+  std::int32_t whole_queries;  // blocks of sequences of this many queries or more stay whole
+  std::int32_t most_splits;    // room for splits of blocks
   std::int32_t first_workspace_row;
   std::int32_t is_first;                      // of the step's launches, which start in this order
   std::int32_t merges_all;                    // blocks that are not split, too

@@ -19,6 +19,9 @@
 //   head 0     |   0   |   3   |  6  |  9  |12 |15 |18 |21 |
 //   head 1     |   1   |   4   |  7  | 10  |13 |16 |19 |22 |
 //   head 2     |   2   |   5   |  8  | 11  |14 |17 |20 |23 |
+//
+// In fixed-split mode a block's pieces are its split units, whatever the line is like: they begin
+// at multiples of a fixed number of keys.
 #pragma once
 
 #include <cstdint>
@@ -38,9 +41,17 @@ inline constexpr std::int64_t kSplitsPerResidentBlock = 11;
 inline constexpr std::int64_t kSectionPieces = 4;
 /// With this many blocks per thread block, whole blocks end together well enough.
 inline constexpr std::int64_t kManyBlocks = 8;
+/// In fixed-split mode: the blocks of a long chunk of this many, about as many as a GPU has
+/// multiprocessors, stay whole. What else there is to read must not decide it.
+inline constexpr std::int64_t kWholeBlocks = 128;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 constexpr std::int64_t smaller_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+/// The fewest queries of a long chunk of kWholeBlocks blocks.
+constexpr std::int64_t queries_of_whole_blocks(std::int64_t block_tokens, std::int64_t kv_heads) {
+  return (ceil_div(kWholeBlocks, kv_heads) - 1) * block_tokens + 1;
+}
 
 /// The first of `units` in part number `part` of `parts`, which are as equal as can be.
 constexpr std::int64_t begin_of_part(std::int64_t units, std::int64_t parts, std::int64_t part) {
@@ -68,10 +79,11 @@ struct HeadBlocks {
 class Line {
  public:
   /// `total` tiles of all blocks, `longest` of one; `resident_blocks` thread blocks run at
-  /// once on `multiprocessors`.
+  /// once on `multiprocessors`. `is_fixed`: each split unit is a piece.
   constexpr Line(std::int64_t total, std::int64_t longest, std::int64_t resident_blocks,
-                 std::int64_t multiprocessors, const PieceRule& rule = {})
-      : total_(total),
+                 std::int64_t multiprocessors, const PieceRule& rule = {}, bool is_fixed = false)
+      : is_fixed_(is_fixed),
+        total_(total),
         resident_blocks_(resident_blocks),
         least_(least_of(rule.least_tiles, total, resident_blocks, multiprocessors)),
         one_piece_tiles_(rule.one_piece_tiles),
@@ -80,7 +92,13 @@ class Line {
   /// Whether the block of a head is one piece. The heads before it then are, too: less is left of
   /// the line with each.
   constexpr bool stays_whole(const HeadBlocks& blocks, std::int64_t head) const {
+    if (is_fixed_) return blocks.split_units <= 1;
     return may_stay_whole(blocks.rank + head, blocks.begin + head * blocks.tiles(), blocks.tiles());
+  }
+
+  /// In how many equal pieces a block is cut; 0 if pieces get shorter along it.
+  constexpr std::int64_t equal_pieces(const HeadBlocks& blocks) const {
+    return is_fixed_ ? blocks.split_units : one_for_each_resident(blocks.tiles());
   }
 
   /// In how many pieces of a share a block divides well; 0 if it does not, or shares are large.
@@ -119,6 +137,7 @@ class Line {
     return 10 * tiles * resident_blocks_ <= 11 * left;
   }
 
+  bool is_fixed_;
   std::int64_t total_, resident_blocks_, least_, one_piece_tiles_;
   bool stays_whole_;  // blocks stay whole if they can
 };
@@ -137,7 +156,7 @@ class Cuts {
       : line_(line),
         blocks_(blocks),
         first_head_(first_head_of(line, blocks)),
-        equal_pieces_(line.one_for_each_resident(blocks.tiles())),
+        equal_pieces_(line.equal_pieces(blocks)),
         sections_(equal_pieces_ > 0 ? 1 : sections_of()) {}
 
   /// The blocks of this head and all after it are split.

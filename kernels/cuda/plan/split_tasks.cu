@@ -61,7 +61,7 @@ class Splitter {
     sort_query_blocks();
     const Line line(total_tiles(),
                     ceil_div(shared_.longest, p_.split_unit_visits) * p_.split_unit_tiles,
-                    p_.resident_blocks, p_.multiprocessors, p_.rule);
+                    p_.resident_blocks, p_.multiprocessors, p_.rule, p_.is_fixed != 0);
     Begun all{};
     for (int first = 0; first < blocks_; first += kSplitThreads) {
       split_block(line, first + static_cast<int>(threadIdx.x), all);
@@ -224,7 +224,7 @@ class Splitter {
     const long long tiles = is_there ? split_units(query_block) * p_.split_unit_tiles : 0;
     const HeadBlocks blocks = head_blocks(block, tiles, scan(tiles, all.tiles));
     int splits = 1;
-    if (is_there && !line.stays_whole(blocks, head)) {
+    if (is_there && !is_of_long_chunk(query_block) && !line.stays_whole(blocks, head)) {
       splits = static_cast<int>(Cuts(line, blocks).pieces());
     }
     // No more than there is room for: from the first query block that has none on, all stay whole.
@@ -248,6 +248,10 @@ class Splitter {
     }
   }
 
+  __device__ bool is_of_long_chunk(int query_block) const {
+    const QueryBlock& block = p_.candidates.query_blocks[query_block];
+    return p_.candidates.sequences[block.sequence].queries >= p_.whole_queries;
+  }
   __device__ bool is_shared(int query_block) const {
     return p_.candidates.query_blocks[query_block].sequence >= p_.candidates.sequence_count;
   }

@@ -110,7 +110,7 @@ std::optional<StepPlan> plan(KvCache& cache, nb::handle batch, nb::handle mask, 
                              const std::vector<std::int64_t>& positions,
                              const BlockMask* block_mask, nb::handle limits, nb::handle kinds,
                              bool shares_prefixes, std::optional<std::int64_t> least_saved_tokens,
-                             bool may_be_full) {
+                             std::int64_t fixed_split_tokens, bool may_be_full) {
   PlanOptions options;
   options.mask = mask_from(mask, mods::causal());
   options.score = score_from(score);
@@ -124,6 +124,7 @@ std::optional<StepPlan> plan(KvCache& cache, nb::handle batch, nb::handle mask, 
   options.limits = limits_from(limits);
   options.shares_prefixes = shares_prefixes;
   options.least_saved_tokens = least_saved_tokens;
+  options.fixed_split_tokens = fixed_split_tokens;
   for (nb::handle kind : kinds) options.kinds.push_back(kind_of(kind));
   const auto entries = batch_of(batch);
   const nb::gil_scoped_release release;
@@ -244,12 +245,12 @@ void bind_new_plans(nb::class_<PyCache>& type) {
                       std::string_view strategy, std::optional<std::string_view> way,
                       std::string_view travels_as, const std::vector<std::int64_t>& positions,
                       const BlockMask* block_mask, nb::object limits, nb::list kinds,
-                      bool shares_prefixes,
-                      std::optional<std::int64_t> least_saved) -> std::optional<PyPlan> {
+                      bool shares_prefixes, std::optional<std::int64_t> least_saved,
+                      std::int64_t fixed_split) -> std::optional<PyPlan> {
           const auto cache = self.use();
-          auto made =
-              plan(*cache, batch, mask, score, scale, scatter, strategy, way, travels_as, positions,
-                   block_mask, limits, kinds, shares_prefixes, least_saved, may_be_full);
+          auto made = plan(*cache, batch, mask, score, scale, scatter, strategy, way, travels_as,
+                           positions, block_mask, limits, kinds, shares_prefixes, least_saved,
+                           fixed_split, may_be_full);
           if (!made) return std::nullopt;
           return PyPlan(planned(*cache, std::move(*made)), self.gate());
         },
@@ -259,14 +260,16 @@ void bind_new_plans(nb::class_<PyCache>& type) {
         nb::arg("travels_as") = "float32", nb::arg("q_positions") = std::vector<std::int64_t>{},
         nb::arg("block_mask") = nb::none(), nb::arg("limits") = nb::none(),
         nb::arg("kinds") = nb::list(), nb::arg("shares_prefixes") = true,
-        nb::arg("least_saved_tokens") = nb::none(), doc);
+        nb::arg("least_saved_tokens") = nb::none(), nb::arg("fixed_split_tokens") = 0, doc);
   };
   def_plan("plan", false,
            "Plans one step of a batch of (sequence, append_tokens[, query_tokens]). Without a mask "
            "attention is causal. limits: (sequences, query_tokens), or a dict that may also have "
            "pages and shares_prefixes, for captured graphs. "
            "kinds: dicts of layers and their mask, score, scale. shares_prefixes: pages with which "
-           "several sequences begin are read once, if that saves least_saved_tokens.");
+           "several sequences begin are read once, if that saves least_saved_tokens. "
+           "fixed_split_tokens: keys are read in pieces of this many tokens, so that the bits of a "
+           "sequence's rows do not depend on the rest of the batch.");
   def_plan("try_plan", true, "As plan, but None where pages are too few.");
 }
 

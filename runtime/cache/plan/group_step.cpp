@@ -26,6 +26,7 @@ StepOptions step_options(const CacheGroup& group, const Mesh& mesh, const GroupS
                    .limits = limits,
                    .shares_prefixes = options.shares_prefixes,
                    .least_saved_tokens = options.least_saved_tokens,
+                   .fixed_split_tokens = options.fixed_split_tokens,
                    .reproducible = group.options.reproducible};
   for (AttentionOptions& kind : step.kinds) {
     kind.mask = within(group.options.window, kind.mask);

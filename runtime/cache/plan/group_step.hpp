@@ -19,6 +19,7 @@ struct GroupStepOptions {
   std::optional<StepLimits> limits{};
   bool shares_prefixes = true;
   std::optional<std::int64_t> least_saved_tokens{};  ///< unset: the device's rule
+  std::int64_t fixed_split_tokens = 0;
 };
 
 /// Made once, planned once per step, run once per layer. The caller checks that the plan is current

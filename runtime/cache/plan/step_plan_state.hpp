@@ -27,7 +27,8 @@ class StepPlan::State final : public CacheUser {
                             .combine = combine_options(options),
                             .limits = limits_,
                             .shares_prefixes = options.shares_prefixes,
-                            .least_saved_tokens = options.least_saved_tokens};
+                            .least_saved_tokens = options.least_saved_tokens,
+                            .fixed_split_tokens = options.fixed_split_tokens};
     LayerKinds kinds(owner.group_of_layer, owner.groups.size(), options);
     kind_of_layer_ = std::move(kinds.of_layer);
     for (std::size_t g = 0; g < owner.groups.size(); ++g) {

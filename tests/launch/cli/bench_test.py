@@ -137,16 +137,16 @@ class Bench(unittest.TestCase):
             self.assertEqual(list(amounts.values()), [["", "tables", "nhd"]] * 4)
         self.expect_one_line(run(1, *TINY, "--external", "--shared-prefix", 8), "--external")
 
-    def test_sinks_lists_trees_and_mods_have_rows_of_their_own(self):
-        manners = ["--sinks", "--token-list", 6, "--tree", 2, "--score-mod"]
+    def test_sinks_lists_trees_mods_and_fixed_splits_have_rows_of_their_own(self):
+        manners = ["--sinks", "--token-list", 6, "--tree", 2, "--score-mod", "--fixed-split", 128]
         for ranks, output in ((1, "partial"), (1, "final"), (2, "partial")):
             _, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", 7, "--op",
                                    "decode,prefill,step,append", "--output", output, *manners)
             rows = {(row["op"], row["way"]): row for row in result["rows"]}
             self.assertEqual(list(rows), [("decode", ""), ("decode", "sinks"), ("decode", "list"), ("decode", "tree"),
-                                          ("decode", "mod"), ("prefill", ""), ("prefill", "sinks"), ("prefill", "mod"),
-                                          ("step", ""), ("step", "sinks"), ("step", "tree"), ("step", "mod"),
-                                          ("append", "")])
+                                          ("decode", "mod"), ("decode", "fixed"), ("prefill", ""), ("prefill", "sinks"),
+                                          ("prefill", "mod"), ("prefill", "fixed"), ("step", ""), ("step", "sinks"),
+                                          ("step", "tree"), ("step", "mod"), ("step", "fixed"), ("append", "")])
             for (op, way), row in rows.items():
                 if way != "list":
                     self.assertEqual(row["amount"], rows[op, ""]["amount"])
@@ -157,6 +157,8 @@ class Bench(unittest.TestCase):
                              rows["decode", ""]["amount"] - (3 * 100 - listed) * token)
         for flag, words in ((["--sinks", "--shared-prefix", 8], ["--sinks", "--shared-prefix"]),
                             (["--token-list", 4, "--reproducible"], ["--token-list", "--reproducible"]),
+                            (["--fixed-split", 128, "--reproducible"], ["--fixed-split", "--reproducible"]),
+                            (["--fixed-split", 100], ["fixed_split_tokens is 100", "a multiple of 128"]),
                             (["--tree", -1], ["--tree -1"]), (["--token-list", 2**21], ["--token-list", "is over"])):
             self.expect_one_line(run(1, *TINY, *flag), *words)
 

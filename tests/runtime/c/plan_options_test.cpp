@@ -49,6 +49,16 @@ TEST(CPlanOptions, TakeEveryWayAndNoOther) {
   }
 }
 
+TEST(CPlanOptions, FixedSplit) {
+  kvmesh_plan_options_t given{};
+  given.size = sizeof given;
+  EXPECT_EQ(c::plan_options(&given).fixed_split_tokens, 0);
+  given.fixed_split_tokens = 2048;
+  EXPECT_EQ(c::plan_options(&given).fixed_split_tokens, 2048);
+  given.size = offsetof(kvmesh_plan_options_t, fixed_split_tokens);
+  EXPECT_EQ(c::plan_options(&given).fixed_split_tokens, 0) << "of an older header";
+}
+
 TEST(CPlanOptions, OfAnOlderHeaderSharePrefixesAsBefore) {
   kvmesh_plan_options_t given{};
   given.size = sizeof given;

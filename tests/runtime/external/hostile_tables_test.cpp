@@ -186,6 +186,7 @@ TEST_F(HostileTables, OptionsOfPlans) {
   const BlockMask narrow =
       BlockMask::create(mods::causal(), {.q_len = 2, .kv_len = 8, .kv_block = 2});
   refuse(PlanOptions{.block_mask = &narrow});
+  refuse(PlanOptions{.fixed_split_tokens = 100});
   refuse(PlanOptions{.scatter = static_cast<Scatter>(99)});
 }
 

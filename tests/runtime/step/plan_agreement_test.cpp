@@ -70,6 +70,7 @@ TEST(PlanAgreement, NamesTheDifferenceWithinAnInterval) {
   expect_told("strategy", [](Plan& p) { p.options.strategy = CombineStrategy::kAllToAll; });
   expect_told("way", [](Plan& p) { p.options.way = WayKind::kHost; });
   expect_told("travels_as", [](Plan& p) { p.options.travels_as = Dtype::kBFloat16; });
+  expect_told("fixed_split_tokens", [](Plan& p) { p.options.fixed_split_tokens = 1024; });
   expect_told("the limits", [](Plan& p) { p.options.limits = StepLimits{.sequences = 2}; });
   expect_told("q_positions", [](Plan& p) { p.options.q_positions = {0, 1, 2}; });
   expect_told("the mask mod", [](Plan& p) { p.options.mask = {}; });

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
+#include "tests/support/random.hpp"
 #include "tests/support/ranks.hpp"
 
 namespace kvmesh::test {
@@ -65,6 +68,32 @@ TEST(StepCombine, KeepsItsGenerationAndCountsItsBuffers) {
     EXPECT_GT(combine.workspace_bytes(), 2 * 64 * sizeof(float));
     combine.plan({8, 2, 8}, {}, {});
     EXPECT_EQ(combine.generation(), generation) << "nothing of it can be captured";
+  });
+}
+
+/// The first row of a step of `tokens` rows, as it is merged over four ranks on two hosts.
+std::vector<float> first_row(Communicator& comm, std::int64_t tokens, bool merges_alike) {
+  constexpr std::int64_t kDim = 64;
+  DeviceGroup group(std::shared_ptr<Communicator>(&comm, [](Communicator*) {}), Device{});
+  group.set_hosts({.hosts = 2, .per_host = 2});
+  CombineWays ways(group);
+  StepCombine combine(ways, {}, true, merges_alike);
+  combine.plan({tokens, 1, kDim}, {}, {});
+  Random random(static_cast<std::uint64_t>(comm.rank().value) + 1);
+  std::vector<float> o = random.reals(tokens * kDim), lse = random.reals(tokens);
+  lse[0] = 0.1f * static_cast<float>(comm.rank().value);
+  std::vector<float> out(o.size());
+  combine.run({tensor(o.data(), {tokens, 1, kDim}), tensor(lse.data(), {tokens, 1})},
+              {.o = tensor(out.data(), {tokens, 1, kDim})}, {});
+  out.resize(kDim);
+  return out;
+}
+
+// Many rows take the way that merges the ranks of a host first.
+TEST(StepCombine, MayMergeFewRowsAndManyAlike) {
+  run_loopback(4, [](Communicator& comm) {
+    EXPECT_EQ(first_row(comm, 1, true), first_row(comm, 4096, true));
+    EXPECT_NE(first_row(comm, 1, false), first_row(comm, 4096, false));
   });
 }
 

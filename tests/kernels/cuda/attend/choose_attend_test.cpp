@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 
+#include "kernels/attend_checks.hpp"
 #include "kvmesh/error.hpp"
 
 namespace kvmesh::cuda {
@@ -64,6 +65,28 @@ TEST(AttendVariant, WarpsGatherWhatTheCopyEngineCannotBring) {
   EXPECT_EQ(choose(576, 1, {.pool = Dtype::kFloat8E4M3, .latent = true}), "plain");
   EXPECT_EQ(choose(576, 1, {}), "plain");
   EXPECT_EQ(choose(576, 24, {.latent = true}), "plain");
+}
+
+// So pieces of a fixed split end with a tile.
+TEST(AttendVariant, TilesDivideTheGrainOfFixedSplits) {
+  for (const AttentionShape& shape :
+       {AttentionShape{8, 2, 128, 128, 16}, AttentionShape{8, 8, 64, 64, 32},
+        AttentionShape{8, 2, 192, 128, 64}, AttentionShape{4, 4, 256, 256, 16},
+        AttentionShape{8, 2, 128, 128, 24}, AttentionShape{16, 1, 576, 512, 64},
+        AttentionShape{16, 1, 320, 256, 16}, AttentionShape{4, 2, 20, 12, 4}}) {
+    for (const Dtype pool : {Dtype::kBFloat16, Dtype::kFloat8E4M3, Dtype::kFloat32}) {
+      for (const int rows : kRowClasses) {
+        for (const char* architecture : {"sm_80", "sm_90a"}) {
+          const AttendVariant variant =
+              choose_attend({.shape = shape,
+                             .kinds = {.pool = pool, .latent = shape.k_dim > 256},
+                             .rows = rows,
+                             .architecture = architecture});
+          EXPECT_EQ(kSplitGrain % variant.tile_keys, 0) << variant.name << ", " << rows << " rows";
+        }
+      }
+    }
+  }
 }
 
 TEST(PlannedShape, LatentFloat8HeadsReachTheirKernel) {

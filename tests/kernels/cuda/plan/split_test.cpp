@@ -59,9 +59,9 @@ void append_split_heads(std::size_t query_block, const Cuts& cuts, std::vector<P
 
 /// Returns the pieces in the order in which `resident_blocks` thread blocks claim them.
 std::vector<Piece> split_line(const Launch& launch, std::int64_t resident_blocks,
-                              const PieceRule& rule = {}) {
+                              const PieceRule& rule = {}, bool is_fixed = false) {
   const Line line(launch.tiles(), launch.split_units.front() * launch.split_unit_tiles,
-                  resident_blocks, kMultiprocessors, rule);
+                  resident_blocks, kMultiprocessors, rule, is_fixed);
   std::vector<Piece> pieces;
   std::int64_t rank = 0, begin = 0;
   for (std::size_t q = 0; q < launch.split_units.size(); ++q) {
@@ -286,6 +286,47 @@ TEST(LineSplits, BlocksThatStartFirstStayWholeWhereTheyEndBeforeTheLine) {
 // would, without their partials and merges.
 TEST(LineSplits, BlocksOfANearlyFullWaveStayWhole) {
   EXPECT_EQ(split_pieces(split_line({std::vector<std::int64_t>(64, 128)}, 264)), 0);
+}
+
+// Whatever else is on the line, and however many thread blocks there are.
+TEST(FixedSplits, EachUnitOfEachHeadIsAPiece) {
+  const std::uint64_t seed = test::seed_or(std::random_device{}());
+  SCOPED_TRACE(seed);
+  Random random(seed);
+  for (int round = 0; round < 1000; ++round) {
+    const std::int64_t longest = random.pick(std::vector<std::int64_t>{1, 3, 40, 300});
+    Launch launch = random_launch(random, random.integer(1, 20), 0, longest);
+    launch.heads = random.integer(1, 9);
+    launch.split_unit_tiles = random.integer(1, 32);
+    const std::vector<Piece> pieces = split_line(launch, random.integer(1, 500), {}, true);
+    std::vector<std::int64_t> found(launch.split_units.size());
+    for (const Piece& piece : pieces) {
+      const std::int64_t units = launch.split_units[piece.query_block];
+      EXPECT_EQ(piece.is_split, units > 1);
+      EXPECT_EQ(piece.end - piece.begin, std::min<std::int64_t>(units, 1));
+      ++found[piece.query_block];
+    }
+    for (std::size_t q = 0; q < found.size(); ++q) {
+      EXPECT_EQ(found[q], launch.heads * std::max<std::int64_t>(launch.split_units[q], 1));
+    }
+  }
+}
+
+TEST(FixedSplits, PiecesOfTheSamePagesStartOneAfterAnother) {
+  const std::vector<Piece> pieces = split_line({{7, 3, 1}}, 396, {}, true);
+  ASSERT_EQ(std::ssize(pieces), 8 * 11);
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    EXPECT_EQ(pieces[i].head, static_cast<std::int64_t>(i % 8));
+    EXPECT_EQ(pieces[i].begin, pieces[i - i % 8].begin);
+  }
+}
+
+// 128 blocks of 16 tokens for 8 heads are 16 query blocks, of which the last may have one token.
+TEST(FixedSplits, LongChunksStayWhole) {
+  EXPECT_EQ(queries_of_whole_blocks(16, 8), 15 * 16 + 1);
+  EXPECT_EQ(queries_of_whole_blocks(16, 1), 127 * 16 + 1);
+  EXPECT_EQ(queries_of_whole_blocks(16, 7), 18 * 16 + 1);
+  EXPECT_EQ(queries_of_whole_blocks(16, 128), 1);
 }
 
 }  // namespace

@@ -1,0 +1,38 @@
+// The rows of an operation: which of the options vary within one table.
+#include "launch/bench/manners.hpp"
+#include "launch/bench/options.hpp"
+
+namespace kvmesh::bench {
+
+std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op) {
+  const bool attends_few = op == Op::kDecode || op == Op::kStep || op == Op::kPlan;
+  if (options.shared_prefix > 0 && attends_few) {
+    Options alone = options;
+    alone.shares_prefixes = false;
+    return {{"shared", options}, {"alone", alone}};
+  }
+  std::vector<std::pair<std::string, Options>> rows;
+  const bool has_ways = op == Op::kCombine || op == Op::kGather;
+  if (!has_ways || options.ways.empty()) {
+    rows.emplace_back("", options);
+    for (const Manner manner : options.manners) {
+      if (!has_manner(op, manner)) continue;
+      rows.emplace_back(name(manner), options);
+      rows.back().second.manner = manner;
+    }
+    return rows;
+  }
+  for (const Way& way : options.ways) {
+    // A gather neither reduces nor has a step within hosts.
+    const bool combines =
+        way.strategy != CombineStrategy::kAuto || way.kind == WayKind::kHierarchical;
+    if (op == Op::kGather && combines) continue;
+    Options of_way = options;
+    of_way.way = way.kind;
+    if (way.strategy != CombineStrategy::kAuto) of_way.strategy = way.strategy;
+    rows.emplace_back(way.name, of_way);
+  }
+  return rows;
+}
+
+}  // namespace kvmesh::bench
