@@ -37,7 +37,9 @@ void add_cases(const Adder& add, Flags& flags) {
   add.list(
       "--op", flags.ops,
       "decode, prefill, append, combine, step, plan; default: all of these; gather: the queries of "
-      "all heads to every kv rank; pages of the batch, in all layers: move (within the device), "
+      "all heads to every kv rank; compact: of --queries drafts of each sequence (16) a path of a "
+      "tree is kept, with --tree children (2) of each, in all layers; pages of the batch, in all "
+      "layers: move (within the device), "
       "store (to the host tier), load (back)");
   add.list("--batch", flags.batches, "sequences in the batch");
   add.list("--context", flags.contexts, "tokens of each sequence, or their mean");

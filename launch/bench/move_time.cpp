@@ -1,21 +1,13 @@
 #include "launch/bench/move_time.hpp"
 
-#include <algorithm>
-#include <chrono>
 #include <numeric>
 #include <vector>
 
+#include "launch/bench/host_turns.hpp"
 #include "launch/bench/scales.hpp"
 
 namespace kvmesh::bench {
 namespace {
-
-template <class Call>
-double seconds_of(const Call& call) {
-  const auto begin = std::chrono::steady_clock::now();
-  call();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 CacheOptions options_of(const WorkloadShape& shape, std::int64_t pages) {
   return {.layers = shape.layers,
@@ -143,30 +135,12 @@ Row measure_moves(const WorkloadShape& shape, Mesh& mesh, Machine& machine, cons
   const auto bytes =
       static_cast<std::size_t>(pages * shape.layers * model.page_size *
                                (model.kv_heads / mesh.head_parallel()) * model.page_row_bytes());
-  const Ceiling plain =
-      op == Op::kMove ? machine.copy_within(bytes) : machine.copy_to_host(bytes, op == Op::kLoad);
-  const auto plain_once = [&] {
-    Repeated once = plain.repeated;
-    once.capturable = false;
-    return machine.time(once, {}, {}, 1).operation.front();
-  };
   const std::unique_ptr<Moves> moves = make_moves(mesh, shape, pages, op);
-  for (int warm_up = 0; warm_up < 2; ++warm_up) static_cast<void>(moves->once() + plain_once());
-  std::vector<double> seconds, of_plain;
-  for (int turn = 0; turn < options.repeats; ++turn) {
-    seconds.push_back(moves->once());
-    of_plain.push_back(plain_once());
-  }
-  all_reduce_max(mesh.world(), seconds, "bench: times");
-  all_reduce_max(mesh.world(), of_plain, "bench: ceilings");
-  const double all_bytes = static_cast<double>(bytes) * mesh.head_parallel();
-  return {.what = case_of(shape, op, 1),
-          .layers = shape.layers,
-          .calls = 1,
-          .turns = options.repeats,
-          .timing = Timing::kHost,
-          .operation = {.amount = all_bytes, .seconds = summarise(seconds)},
-          .ceiling = Row::Top{plain.name, {all_bytes, summarise(of_plain)}}};
+  const HostCalls calls{.once = [&] { return moves->once(); },
+                        .amount = static_cast<double>(bytes) * mesh.head_parallel(),
+                        .plain = op == Op::kMove ? machine.copy_within(bytes)
+                                                 : machine.copy_to_host(bytes, op == Op::kLoad)};
+  return measure_calls(calls, mesh, machine, case_of(shape, op, 1), shape.layers, options.repeats);
 }
 
 }  // namespace kvmesh::bench

@@ -13,8 +13,9 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr std::array kOps{Op::kDecode, Op::kPrefill, Op::kAppend, Op::kCombine, Op::kStep,
-                          Op::kGather, Op::kPlan,    Op::kMove,   Op::kStore,   Op::kLoad};
+constexpr std::array kOps{Op::kDecode, Op::kPrefill, Op::kAppend, Op::kCombine,
+                          Op::kStep,   Op::kGather,  Op::kPlan,   Op::kCompact,
+                          Op::kMove,   Op::kStore,   Op::kLoad};
 constexpr std::array kLengths{Lengths::kEven, Lengths::kRagged};
 constexpr std::array kOutputs{Output::kPartial, Output::kFinal};
 
@@ -47,6 +48,7 @@ constexpr std::int64_t kMostTokens = std::int64_t{1} << 36;
 constexpr std::int64_t kMostPerShape = 1 << 12;
 constexpr std::int64_t kMostListed = 1 << 20;
 constexpr std::int64_t kMostWindowQueries = 64;  // more are not a read of keys and values
+constexpr std::int64_t kDrafts = 16;             // of each sequence, without --queries
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
 
 template <class Value>
@@ -189,9 +191,8 @@ std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
       throw InvalidArgument("--op gather is of several kv ranks, not 1");
   }
   if (ops.empty()) {
-    std::ranges::copy_if(kOps, std::back_inserter(ops), [&](Op op) {
-      return flags.window > 0 ? has_windows(op) : !moves_pages(op) && op != Op::kGather;
-    });
+    std::ranges::copy_if(kOps, std::back_inserter(ops),
+                         [&](Op op) { return flags.window > 0 ? has_windows(op) : !is_extra(op); });
     if (flags.reproducible) std::erase_if(ops, [&](Op op) { return takes_partials(op, output); });
   }
   for (const Op op : ops) {
@@ -301,6 +302,9 @@ void check_window(const Flags& flags, const Options& options) {
 // A sequence that were shorter than the prefix would have to be its beginning.
 void check_prefix(const Options& options) {
   if (options.shared_prefix == 0) return;
+  if (std::ranges::find(options.ops, Op::kCompact) != options.ops.end()) {
+    throw InvalidArgument("--shared-prefix, with --op compact");
+  }
   if (options.lengths != std::vector{Lengths::kEven} || !options.listed.empty()) {
     throw InvalidArgument("--shared-prefix is for even --lengths");
   }
@@ -365,6 +369,7 @@ Options resolve(const Flags& flags, Mesh& mesh) {
 
 std::vector<std::int64_t> queries_of(const Options& options, Op op) {
   if (!options.queries.empty()) return options.queries;
+  if (op == Op::kCompact) return {kDrafts};
   return {op == Op::kPrefill || op == Op::kAppend ? options.prefill_queries : 1};
 }
 
