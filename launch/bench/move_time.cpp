@@ -4,23 +4,8 @@
 #include <vector>
 
 #include "launch/bench/host_turns.hpp"
-#include "launch/bench/scales.hpp"
-
 namespace kvmesh::bench {
 namespace {
-
-CacheOptions options_of(const WorkloadShape& shape, std::int64_t pages) {
-  return {.layers = shape.layers,
-          .q_heads = shape.model.q_heads,
-          .kv_heads = shape.model.kv_heads,
-          .k_dim = shape.model.k_dim,
-          .v_dim = shape.model.v_dim,
-          .page_size = shape.model.page_size,
-          .pages_per_rank = pages,
-          .dtype = shape.model.page_dtype(),
-          .page_kind = shape.model.page_kind,
-          .scales = scales_of(shape.model)};
-}
 
 /// A cache whose pages move, again and again.
 class Moves {
@@ -34,7 +19,7 @@ class Moves {
 class WithinDevice final : public Moves {
  public:
   WithinDevice(Mesh& mesh, const WorkloadShape& shape, std::int64_t pages)
-      : pages_(pages), cache_(mesh, options_of(shape, 2 * pages)) {
+      : pages_(pages), cache_(mesh, cache_options(shape, 2 * pages)) {
     const SequenceId first = fill();
     held_ = fill();
     cache_.erase(first);
@@ -100,7 +85,7 @@ class ToHostAndBack final : public Moves {
 
  private:
   static CacheOptions with_tier(const WorkloadShape& shape, std::int64_t pages) {
-    CacheOptions options = options_of(shape, pages);
+    CacheOptions options = cache_options(shape, pages);
     options.prefix.enabled = true;
     options.prefix.hash = PrefixHash::kXxh3;
     options.prefix.eviction = Eviction::kLru;  // pages that came back do not outlive new ones

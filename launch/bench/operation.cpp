@@ -368,6 +368,7 @@ std::unique_ptr<Operation> make_operation(Workload& workload, Machine& machine,
     case Op::kPrefill:
     case Op::kPlan:  // measured otherwise
     case Op::kCompact:
+    case Op::kFork:
     case Op::kMove:
     case Op::kStore:
     case Op::kLoad:

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::array kOps{Op::kDecode, Op::kPrefill, Op::kAppend, Op::kCombine,
                           Op::kStep,   Op::kGather,  Op::kPlan,   Op::kCompact,
-                          Op::kMove,   Op::kStore,   Op::kLoad};
+                          Op::kFork,   Op::kMove,    Op::kStore,  Op::kLoad};
 constexpr std::array kLengths{Lengths::kEven, Lengths::kRagged};
 constexpr std::array kOutputs{Output::kPartial, Output::kFinal};
 
@@ -160,7 +160,8 @@ Shape shape_of(const Flags& flags, int head_parallel) {
           .kv_dtype = flags.kv_dtype.empty() ? dtype : dtype_from(flags.kv_dtype),
           .kv_scales = launch::scale_kind_from(flags.kv_scales),
           .reproducible = flags.reproducible,
-          .window = at_most("--window", not_negative("--window", flags.window), kMostTokens)};
+          .window = at_most("--window", not_negative("--window", flags.window), kMostTokens),
+          .state_bytes = not_negative("--state-bytes", flags.state_bytes)};
 }
 
 // More ranks would have to meet: that is `step`.
@@ -299,11 +300,16 @@ void check_window(const Flags& flags, const Options& options) {
   }
 }
 
+bool has_op(const Options& options, Op op) {
+  return std::ranges::find(options.ops, op) != options.ops.end();
+}
+
 // A sequence that were shorter than the prefix would have to be its beginning.
 void check_prefix(const Options& options) {
   if (options.shared_prefix == 0) return;
-  if (std::ranges::find(options.ops, Op::kCompact) != options.ops.end()) {
-    throw InvalidArgument("--shared-prefix, with --op compact");
+  for (const Op op : {Op::kCompact, Op::kFork}) {
+    if (!has_op(options, op)) continue;
+    throw InvalidArgument(fmt::format("--shared-prefix, with --op {}", name(op)));
   }
   if (options.lengths != std::vector{Lengths::kEven} || !options.listed.empty()) {
     throw InvalidArgument("--shared-prefix is for even --lengths");
@@ -364,6 +370,8 @@ Options resolve(const Flags& flags, Mesh& mesh) {
   take_lengths(flags.lengths, options);
   check_prefix(options);
   check_window(flags, options);
+  if (flags.state_bytes > 0 && !has_op(options, Op::kFork))
+    throw InvalidArgument("--state-bytes is for --op fork");
   return options;
 }
 

@@ -20,10 +20,19 @@ Rows rows_of_drafts(const Options& options, std::int64_t drafts) {
   return rows;
 }
 
+Rows rows_of_forks(const Options& options) {
+  Options of_keys = options;
+  of_keys.shape.state_bytes = 0;
+  Rows rows{{"", of_keys}};
+  if (options.shape.state_bytes > 0) rows.emplace_back("states", options);
+  return rows;
+}
+
 }  // namespace
 
 Rows rows_of(const Options& options, Op op, std::int64_t queries) {
   if (op == Op::kCompact) return rows_of_drafts(options, queries);
+  if (op == Op::kFork) return rows_of_forks(options);
   const bool attends_few = op == Op::kDecode || op == Op::kStep || op == Op::kPlan;
   if (options.shared_prefix > 0 && attends_few) {
     Options alone = options;

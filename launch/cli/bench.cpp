@@ -154,7 +154,9 @@ class Cases {
   }
 
   // One of each kind.
-  static int fewest_layers(const WorkloadShape& shape) { return shape.model.window > 0 ? 2 : 1; }
+  static int fewest_layers(const WorkloadShape& shape) {
+    return shape.model.window > 0 || shape.model.state_bytes > 0 ? 2 : 1;
+  }
 
   // Enough layers to exceed the caches, but no more than fit beside the tensors of all operations.
   int layers_of(std::int64_t layer, const WorkloadShape& shape) const {
