@@ -68,7 +68,7 @@ class Pages {
 
  private:
   void move(bool has_source, bool has_destination, cudaStream_t stream) {
-    const auto pool = [](const cuda_memory::Block& owner) {
+    const auto pool = [](const cuda_memory::OwnedMemory& owner) {
       return static_cast<std::byte*>(owner.get());
     };
     copier_.move(
@@ -77,8 +77,8 @@ class Pages {
   }
 
   std::size_t bytes_;
-  cuda_memory::Block from_, to_;
-  cuda_memory::PinnedBlock images_;
+  cuda_memory::OwnedMemory from_, to_;
+  cuda_memory::OwnedPinnedMemory images_;
   ShuffledMoves moves_;
   cuda::PageCopier copier_;
 };

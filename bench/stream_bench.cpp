@@ -263,7 +263,7 @@ class Bench {
   KvCache cache_;
   SequenceId sequence_;
   std::vector<std::byte> from_, to_, stream_;
-  cuda_memory::Block on_device_;  // null on a CPU
+  cuda_memory::OwnedMemory on_device_;  // null on a CPU
   volatile std::byte last_{};
 };
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/attend_work.hpp"
+#include "kernels/attend_steps.hpp"
 
 namespace kvmesh {
 

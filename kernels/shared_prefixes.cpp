@@ -6,7 +6,7 @@
 #include <functional>
 #include <iterator>
 
-#include "kernels/attend_work.hpp"
+#include "kernels/attend_steps.hpp"
 #include "kernels/mods/interval.hpp"
 
 namespace kvmesh {

@@ -12,7 +12,7 @@ enum class PlanGroup : std::uint8_t {
   kLengths,  ///< sequences, their lengths and pages, queries, positions, limits, shapes
   kMask,     ///< mask mod, score mod, block mask
   kScale,
-  kStrategy,  ///< strategy and scatter
+  kStrategy,  ///< strategy, scatter, and in which parts rows are summed
 };
 inline constexpr std::size_t kPlanGroups = 4;
 

@@ -21,8 +21,8 @@ bool succeeded(cudaError_t status) {
 }  // namespace
 
 // Errors are ignored: the process may already have shut CUDA down.
-void free_block(void* data) { static_cast<void>(cudaFree(data)); }
-void free_pinned(void* data) { static_cast<void>(cudaFreeHost(data)); }
+void free_memory(void* data) { static_cast<void>(cudaFree(data)); }
+void free_pinned_memory(void* data) { static_cast<void>(cudaFreeHost(data)); }
 void destroy_stream(void* stream) {
   static_cast<void>(cudaStreamDestroy(static_cast<cudaStream_t>(stream)));
 }
@@ -122,18 +122,18 @@ std::size_t free_bytes(int device) {
   return free;
 }
 
-Block allocate(int device, std::size_t size_bytes) {
+OwnedMemory allocate(int device, std::size_t size_bytes) {
   use_device(device);
   void* data = nullptr;
   check(cudaMalloc(&data, size_bytes), "allocating device memory");
-  return Block(data);
+  return OwnedMemory(data);
 }
 
-PinnedBlock allocate_pinned(int device, std::size_t size_bytes) {
+OwnedPinnedMemory allocate_pinned(int device, std::size_t size_bytes) {
   use_device(device);
   void* data = nullptr;
   check(cudaHostAlloc(&data, size_bytes, cudaHostAllocDefault), "allocating pinned memory");
-  return PinnedBlock(data);
+  return OwnedPinnedMemory(data);
 }
 
 OwnedStream make_stream(int device) {

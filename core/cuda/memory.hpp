@@ -16,11 +16,11 @@
 
 namespace kvmesh::cuda_memory {
 
-void free_block(void* data);
-void free_pinned(void* data);
+void free_memory(void* data);
+void free_pinned_memory(void* data);
 void destroy_stream(void* stream);
-using Block = UniqueHandle<void*, free_block>;
-using PinnedBlock = UniqueHandle<void*, free_pinned>;
+using OwnedMemory = UniqueHandle<void*, free_memory>;
+using OwnedPinnedMemory = UniqueHandle<void*, free_pinned_memory>;
 using OwnedStream = UniqueHandle<void*, destroy_stream>;
 
 int device_count();
@@ -47,9 +47,9 @@ void copy_rows(const Rows& rows, Stream stream);
 /// Sets all bytes, in the order of `stream`.
 void fill(void* data, unsigned char value, std::size_t size_bytes, Stream stream);
 std::size_t free_bytes(int device);
-Block allocate(int device, std::size_t size_bytes);
+OwnedMemory allocate(int device, std::size_t size_bytes);
 /// Page-locked host memory, which the device copies without a detour.
-PinnedBlock allocate_pinned(int device, std::size_t size_bytes);
+OwnedPinnedMemory allocate_pinned(int device, std::size_t size_bytes);
 
 /// A stream of `device` that waits for no other stream.
 OwnedStream make_stream(int device);

@@ -11,8 +11,8 @@ namespace {
 }  // namespace
 
 // No block or stream is ever made.
-void free_block(void*) {}
-void free_pinned(void*) {}
+void free_memory(void*) {}
+void free_pinned_memory(void*) {}
 void destroy_stream(void*) {}
 
 int device_count() { return 0; }
@@ -29,8 +29,8 @@ bool is_captured(Stream) { absent(); }
 void copy_rows(const Rows&, Stream) { absent(); }
 void fill(void*, unsigned char, std::size_t, Stream) { absent(); }
 std::size_t free_bytes(int) { absent(); }
-Block allocate(int, std::size_t) { absent(); }
-PinnedBlock allocate_pinned(int, std::size_t) { absent(); }
+OwnedMemory allocate(int, std::size_t) { absent(); }
+OwnedPinnedMemory allocate_pinned(int, std::size_t) { absent(); }
 OwnedStream make_stream(int) { absent(); }
 bool export_to(void*, std::array<std::byte, 64>&) { absent(); }
 std::shared_ptr<void> import_from(const std::array<std::byte, 64>&, int) { absent(); }

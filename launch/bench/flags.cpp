@@ -37,7 +37,10 @@ void add_cases(const Adder& add, Flags& flags) {
   add.list(
       "--op", flags.ops,
       "decode, prefill, append, combine, step, plan; default: all of these; gather: the queries of "
-      "all heads to every kv rank; pages of the batch, in all layers: move (within the device), "
+      "all heads to every kv rank; compact: of --queries drafts of each sequence (16) a path of a "
+      "tree is kept, with --tree children (2) of each, in all layers; fork: of each sequence, and "
+      "the plan that appends --queries tokens to each fork; pages of the batch, in all "
+      "layers: move (within the device), "
       "store (to the host tier), load (back)");
   add.list("--batch", flags.batches, "sequences in the batch");
   add.list("--context", flags.contexts, "tokens of each sequence, or their mean");
@@ -93,6 +96,10 @@ void add_plan(const Adder& add, Flags& flags) {
   add.value("--window", flags.window,
             "positions that queries of every second layer see, in a layer group that gives up its "
             "other pages; decode and step are then means of both kinds of layers; 0: none");
+  add.value(
+      "--state-bytes", flags.state_bytes,
+      "fork has a row more (states): every second layer has a state of as many bytes for each "
+      "sequence, which its fork copies; 0: none");
   add.value(
       "--shared-prefix", flags.shared_prefix,
       "tokens that the sequences of a batch begin with together, in whole pages; decode, step and "

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "launch/bench/compact_time.hpp"
+#include "launch/bench/fork_time.hpp"
 #include "launch/bench/move_time.hpp"
 #include "launch/bench/operation.hpp"
 #include "launch/bench/plan_time.hpp"
@@ -104,6 +106,15 @@ Row measure_operation(Workload& workload, Machine& machine, const Options& optio
   return row;
 }
 
+Row measure_by_host(Workload& workload, Machine& machine, const Options& options, Op op,
+                    std::int64_t queries) {
+  if (op == Op::kPlan) return measure_plan(workload, options, queries);
+  if (op == Op::kCompact) return measure_compact(workload, machine, options, queries);
+  const WorkloadShape& shape = workload.shape();
+  if (op == Op::kFork) return measure_forks(shape, workload.mesh(), machine, options, queries);
+  return measure_moves(shape, workload.mesh(), machine, options, op);
+}
+
 }  // namespace
 
 Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries) {
@@ -112,10 +123,8 @@ Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries) {
 
 Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
             std::int64_t queries, const std::string& way) {
-  if (moves_pages(op))
-    return measure_moves(workload.shape(), workload.mesh(), machine, options, op);
-  Row row = op == Op::kPlan ? measure_plan(workload, options, queries)
-                            : measure_operation(workload, machine, options, op, queries);
+  Row row = is_by_host(op) ? measure_by_host(workload, machine, options, op, queries)
+                           : measure_operation(workload, machine, options, op, queries);
   row.what.way = way;
   return row;
 }
@@ -126,7 +135,7 @@ std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,
   const auto element = static_cast<std::int64_t>(size_bytes(model.dtype));
   const std::int64_t tokens = newest(lengths_of(shape), queries), parts = mesh.head_parallel();
   const std::int64_t fresh = tokens * (model.kv_heads / parts) * model.row_elements() * element;
-  if (op == Op::kPlan || moves_pages(op)) return 0;
+  if (is_by_host(op)) return 0;
   if (op == Op::kAppend) return 2 * fresh;
   const std::int64_t partial = std::int64_t{4} * (model.v_dim + 1);
   const std::int64_t row = (model.k_dim + model.v_dim) * element;

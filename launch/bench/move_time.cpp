@@ -1,34 +1,11 @@
 #include "launch/bench/move_time.hpp"
 
-#include <algorithm>
-#include <chrono>
 #include <numeric>
 #include <vector>
 
-#include "launch/bench/scales.hpp"
-
+#include "launch/bench/host_turns.hpp"
 namespace kvmesh::bench {
 namespace {
-
-template <class Call>
-double seconds_of(const Call& call) {
-  const auto begin = std::chrono::steady_clock::now();
-  call();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-CacheOptions options_of(const WorkloadShape& shape, std::int64_t pages) {
-  return {.layers = shape.layers,
-          .q_heads = shape.model.q_heads,
-          .kv_heads = shape.model.kv_heads,
-          .k_dim = shape.model.k_dim,
-          .v_dim = shape.model.v_dim,
-          .page_size = shape.model.page_size,
-          .pages_per_rank = pages,
-          .dtype = shape.model.page_dtype(),
-          .page_kind = shape.model.page_kind,
-          .scales = scales_of(shape.model)};
-}
 
 /// A cache whose pages move, again and again.
 class Moves {
@@ -42,7 +19,7 @@ class Moves {
 class WithinDevice final : public Moves {
  public:
   WithinDevice(Mesh& mesh, const WorkloadShape& shape, std::int64_t pages)
-      : pages_(pages), cache_(mesh, options_of(shape, 2 * pages)) {
+      : pages_(pages), cache_(mesh, cache_options(shape, 2 * pages)) {
     const SequenceId first = fill();
     held_ = fill();
     cache_.erase(first);
@@ -108,7 +85,7 @@ class ToHostAndBack final : public Moves {
 
  private:
   static CacheOptions with_tier(const WorkloadShape& shape, std::int64_t pages) {
-    CacheOptions options = options_of(shape, pages);
+    CacheOptions options = cache_options(shape, pages);
     options.prefix.enabled = true;
     options.prefix.hash = PrefixHash::kXxh3;
     options.prefix.eviction = Eviction::kLru;  // pages that came back do not outlive new ones
@@ -143,30 +120,12 @@ Row measure_moves(const WorkloadShape& shape, Mesh& mesh, Machine& machine, cons
   const auto bytes =
       static_cast<std::size_t>(pages * shape.layers * model.page_size *
                                (model.kv_heads / mesh.head_parallel()) * model.page_row_bytes());
-  const Ceiling plain =
-      op == Op::kMove ? machine.copy_within(bytes) : machine.copy_to_host(bytes, op == Op::kLoad);
-  const auto plain_once = [&] {
-    Repeated once = plain.repeated;
-    once.capturable = false;
-    return machine.time(once, {}, {}, 1).operation.front();
-  };
   const std::unique_ptr<Moves> moves = make_moves(mesh, shape, pages, op);
-  for (int warm_up = 0; warm_up < 2; ++warm_up) static_cast<void>(moves->once() + plain_once());
-  std::vector<double> seconds, of_plain;
-  for (int turn = 0; turn < options.repeats; ++turn) {
-    seconds.push_back(moves->once());
-    of_plain.push_back(plain_once());
-  }
-  all_reduce_max(mesh.world(), seconds, "bench: times");
-  all_reduce_max(mesh.world(), of_plain, "bench: ceilings");
-  const double all_bytes = static_cast<double>(bytes) * mesh.head_parallel();
-  return {.what = case_of(shape, op, 1),
-          .layers = shape.layers,
-          .calls = 1,
-          .turns = options.repeats,
-          .timing = Timing::kHost,
-          .operation = {.amount = all_bytes, .seconds = summarise(seconds)},
-          .ceiling = Row::Top{plain.name, {all_bytes, summarise(of_plain)}}};
+  const HostCalls calls{.once = [&] { return moves->once(); },
+                        .amount = static_cast<double>(bytes) * mesh.head_parallel(),
+                        .plain = op == Op::kMove ? machine.copy_within(bytes)
+                                                 : machine.copy_to_host(bytes, op == Op::kLoad)};
+  return measure_calls(calls, mesh, machine, case_of(shape, op, 1), shape.layers, options.repeats);
 }
 
 }  // namespace kvmesh::bench

@@ -8,8 +8,9 @@
 namespace kvmesh::bench {
 
 std::string_view name(Op op) {
-  constexpr std::array<std::string_view, 10> kNames{
-      "decode", "prefill", "append", "combine", "step", "gather", "plan", "move", "store", "load"};
+  constexpr std::array<std::string_view, 12> kNames{"decode", "prefill", "append", "combine",
+                                                    "step",   "gather",  "plan",   "compact",
+                                                    "fork",   "move",    "store",  "load"};
   return kNames.at(static_cast<std::size_t>(op));
 }
 

@@ -367,6 +367,8 @@ std::unique_ptr<Operation> make_operation(Workload& workload, Machine& machine,
     case Op::kDecode:
     case Op::kPrefill:
     case Op::kPlan:  // measured otherwise
+    case Op::kCompact:
+    case Op::kFork:
     case Op::kMove:
     case Op::kStore:
     case Op::kLoad:

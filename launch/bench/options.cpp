@@ -13,8 +13,9 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr std::array kOps{Op::kDecode, Op::kPrefill, Op::kAppend, Op::kCombine, Op::kStep,
-                          Op::kGather, Op::kPlan,    Op::kMove,   Op::kStore,   Op::kLoad};
+constexpr std::array kOps{Op::kDecode, Op::kPrefill, Op::kAppend, Op::kCombine,
+                          Op::kStep,   Op::kGather,  Op::kPlan,   Op::kCompact,
+                          Op::kFork,   Op::kMove,    Op::kStore,  Op::kLoad};
 constexpr std::array kLengths{Lengths::kEven, Lengths::kRagged};
 constexpr std::array kOutputs{Output::kPartial, Output::kFinal};
 
@@ -47,6 +48,7 @@ constexpr std::int64_t kMostTokens = std::int64_t{1} << 36;
 constexpr std::int64_t kMostPerShape = 1 << 12;
 constexpr std::int64_t kMostListed = 1 << 20;
 constexpr std::int64_t kMostWindowQueries = 64;  // more are not a read of keys and values
+constexpr std::int64_t kDrafts = 16;             // of each sequence, without --queries
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
 
 template <class Value>
@@ -158,7 +160,8 @@ Shape shape_of(const Flags& flags, int head_parallel) {
           .kv_dtype = flags.kv_dtype.empty() ? dtype : dtype_from(flags.kv_dtype),
           .kv_scales = launch::scale_kind_from(flags.kv_scales),
           .reproducible = flags.reproducible,
-          .window = at_most("--window", not_negative("--window", flags.window), kMostTokens)};
+          .window = at_most("--window", not_negative("--window", flags.window), kMostTokens),
+          .state_bytes = not_negative("--state-bytes", flags.state_bytes)};
 }
 
 // More ranks would have to meet: that is `step`.
@@ -189,9 +192,8 @@ std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
       throw InvalidArgument("--op gather is of several kv ranks, not 1");
   }
   if (ops.empty()) {
-    std::ranges::copy_if(kOps, std::back_inserter(ops), [&](Op op) {
-      return flags.window > 0 ? has_windows(op) : !moves_pages(op) && op != Op::kGather;
-    });
+    std::ranges::copy_if(kOps, std::back_inserter(ops),
+                         [&](Op op) { return flags.window > 0 ? has_windows(op) : !is_extra(op); });
     if (flags.reproducible) std::erase_if(ops, [&](Op op) { return takes_partials(op, output); });
   }
   for (const Op op : ops) {
@@ -298,9 +300,17 @@ void check_window(const Flags& flags, const Options& options) {
   }
 }
 
+bool has_op(const Options& options, Op op) {
+  return std::ranges::find(options.ops, op) != options.ops.end();
+}
+
 // A sequence that were shorter than the prefix would have to be its beginning.
 void check_prefix(const Options& options) {
   if (options.shared_prefix == 0) return;
+  for (const Op op : {Op::kCompact, Op::kFork}) {
+    if (!has_op(options, op)) continue;
+    throw InvalidArgument(fmt::format("--shared-prefix, with --op {}", name(op)));
+  }
   if (options.lengths != std::vector{Lengths::kEven} || !options.listed.empty()) {
     throw InvalidArgument("--shared-prefix is for even --lengths");
   }
@@ -360,11 +370,14 @@ Options resolve(const Flags& flags, Mesh& mesh) {
   take_lengths(flags.lengths, options);
   check_prefix(options);
   check_window(flags, options);
+  if (flags.state_bytes > 0 && !has_op(options, Op::kFork))
+    throw InvalidArgument("--state-bytes is for --op fork");
   return options;
 }
 
 std::vector<std::int64_t> queries_of(const Options& options, Op op) {
   if (!options.queries.empty()) return options.queries;
+  if (op == Op::kCompact) return {kDrafts};
   return {op == Op::kPrefill || op == Op::kAppend ? options.prefill_queries : 1};
 }
 

@@ -23,15 +23,22 @@ enum class Op : std::uint8_t {
   kPrefill,  ///< attention of many queries: the arithmetic is the cost
   kAppend,
   kCombine,
-  kStep,    ///< append, attend_partial and combine of one layer: StepPlan::run
-  kGather,  ///< StepPlan::gather_queries; only if it is asked for
-  kPlan,    ///< KvCache::replan, once for all layers: the host's time alone
-  kMove,    ///< KvCache::resize: pages that move within the device
-  kStore,   ///< pages that are evicted to the host tier
-  kLoad,    ///< KvCache::match_prefix: pages that come back from there
+  kStep,     ///< append, attend_partial and combine of one layer: StepPlan::run
+  kGather,   ///< StepPlan::gather_queries; only if it is asked for
+  kPlan,     ///< KvCache::replan, once for all layers: the host's time alone
+  kCompact,  ///< KvCache::compact: a path of each sequence's drafts is kept; only if it is asked
+             ///< for
+  kFork,     ///< KvCache::fork, and a plan that appends to each fork; only if it is asked for
+  kMove,     ///< KvCache::resize: pages that move within the device
+  kStore,    ///< pages that are evicted to the host tier
+  kLoad,     ///< KvCache::match_prefix: pages that come back from there
 };
 /// Times of whole pages in all layers.
 inline bool moves_pages(Op op) { return op >= Op::kMove; }
+/// Times of all layers together, by the host's clock.
+inline bool is_by_host(Op op) { return op >= Op::kPlan; }
+/// Measured only if --op has it.
+inline bool is_extra(Op op) { return op == Op::kGather || op > Op::kPlan; }
 
 std::string_view name(Op op);
 
@@ -60,6 +67,13 @@ enum class Manner : std::uint8_t {
   kTree,    ///< the newest tokens of each sequence are a draft tree
   kMod,     ///< with a score mod of ten operations
   kFixed,   ///< with a fixed split
+};
+
+/// The place of the drafts of a row of kCompact, and whether those that are kept move.
+enum class Drafts : std::uint8_t {
+  kStay,    ///< as many are kept as of the others, the first ones
+  kWithin,  ///< all on one page
+  kAcross,  ///< the kept ones move to the end of the page before those that do not fit it
 };
 
 /// One way of the combine, as a row of its own.
@@ -94,6 +108,7 @@ struct Flags {
   int layers = 0;
   int kinds = 1;
   std::int64_t window = 0;
+  std::int64_t state_bytes = 0;
   std::int64_t shared_prefix = 0;
   bool external = false;
   bool nhd = false;
@@ -125,6 +140,8 @@ struct Shape {
   /// The number of positions that queries of every second layer see, which are a layer group of
   /// their own; 0: all layers are alike.
   std::int64_t window = 0;
+  /// Of the states that every second layer has in a row more of kFork; 0: no such row.
+  std::int64_t state_bytes = 0;
 
   Dtype page_dtype() const { return kv_dtype.value_or(dtype); }
   bool is_latent() const { return page_kind == PageKind::kLatent; }
@@ -165,6 +182,7 @@ struct Options {
   bool shares_prefixes = true;     ///< plans may read them once for all
   std::vector<Manner> manners{};   ///< that have rows beside the plain one, where they apply
   Manner manner = Manner::kPlain;  ///< of this row
+  Drafts drafts = Drafts::kStay;   ///< of this row
   std::int64_t token_list = 0;     ///< positions in each list of kList
   int tree = 0;                    ///< children of each token of kTree
   std::int64_t fixed_split = 0;    ///< tokens of the pieces of kFixed
@@ -182,8 +200,10 @@ std::string text_of(const std::vector<std::int64_t>& listed);
 
 /// Returns one set of options for each row of `op` with the same queries: `combine` and `gather`
 /// have a row for each way, operations that may share a prefix have one that does and one that does
-/// not, and attention has one for each manner of the options.
-std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op);
+/// not, attention has one for each manner of the options, `compact` one for each place of the
+/// drafts that `queries` of them can have, and `fork` one with states, if the shape has them.
+std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op,
+                                                     std::int64_t queries);
 
 /// Returns the numbers of queries (append: new tokens) per sequence with which `op` is measured.
 std::vector<std::int64_t> queries_of(const Options& options, Op op);

@@ -4,14 +4,42 @@
 
 namespace kvmesh::bench {
 
-std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op) {
+namespace {
+
+using Rows = std::vector<std::pair<std::string, Options>>;
+
+Rows rows_of_drafts(const Options& options, std::int64_t drafts) {
+  Rows rows;
+  const auto add = [&](const char* name, Drafts place) {
+    rows.emplace_back(name, options);
+    rows.back().second.drafts = place;
+  };
+  add("stay", Drafts::kStay);
+  if (drafts <= options.shape.page_size) add("within", Drafts::kWithin);
+  add("across", Drafts::kAcross);
+  return rows;
+}
+
+Rows rows_of_forks(const Options& options) {
+  Options of_keys = options;
+  of_keys.shape.state_bytes = 0;
+  Rows rows{{"", of_keys}};
+  if (options.shape.state_bytes > 0) rows.emplace_back("states", options);
+  return rows;
+}
+
+}  // namespace
+
+Rows rows_of(const Options& options, Op op, std::int64_t queries) {
+  if (op == Op::kCompact) return rows_of_drafts(options, queries);
+  if (op == Op::kFork) return rows_of_forks(options);
   const bool attends_few = op == Op::kDecode || op == Op::kStep || op == Op::kPlan;
   if (options.shared_prefix > 0 && attends_few) {
     Options alone = options;
     alone.shares_prefixes = false;
     return {{"shared", options}, {"alone", alone}};
   }
-  std::vector<std::pair<std::string, Options>> rows;
+  Rows rows;
   const bool has_ways = op == Op::kCombine || op == Op::kGather;
   if (!has_ways || options.ways.empty()) {
     rows.emplace_back("", options);

@@ -91,8 +91,10 @@ std::string footing(std::span<const Row> rows) {
       ceilings.insert(fmt::format("  {}: {}\n", name(row.what.op), row.ceiling->name));
   }
   std::string text =
-      "\nTimes of one layer (plan: of the host, for a step of any number of layers; move, store, "
-      "load: of all layers), the slowest rank's; rates of all ranks together. Ceilings, measured "
+      "\nTimes of one layer (plan: of the host, for a step of any number of layers; compact, fork, "
+      "move, "
+      "store, load: of all layers), the slowest rank's; rates of all ranks together. Ceilings, "
+      "measured "
       "turn by turn with the operation (read: a streaming read, where the ceiling is another):\n";
   for (const std::string& line : ceilings) text += line;
   return text;

@@ -20,20 +20,12 @@ std::vector<LayerGroup> groups_of(const WorkloadShape& shape) {
   return {group};
 }
 
-CacheOptions cache_options(const WorkloadShape& shape, int kv_parallel) {
-  return {.layers = shape.layers,
-          .q_heads = shape.model.q_heads,
-          .kv_heads = shape.model.kv_heads,
-          .k_dim = shape.model.k_dim,
-          .v_dim = shape.model.v_dim,
-          .page_size = shape.model.page_size,
-          .pages_per_rank = pages_per_rank(shape, kv_parallel),
-          .dtype = shape.model.page_dtype(),
-          .page_kind = shape.model.page_kind,
-          .scales = scales_of(shape.model),
-          .home_threshold_tokens = kHomeTokens,
-          .reproducible = shape.model.reproducible,
-          .groups = groups_of(shape)};
+CacheOptions options_of(const WorkloadShape& shape, int kv_parallel) {
+  CacheOptions options = cache_options(shape, pages_per_rank(shape, kv_parallel));
+  options.home_threshold_tokens = kHomeTokens;
+  options.reproducible = shape.model.reproducible;
+  options.groups = groups_of(shape);
+  return options;
 }
 
 std::int64_t divided_up(std::int64_t count, std::int64_t by) { return (count + by - 1) / by; }
@@ -95,6 +87,19 @@ std::int64_t layer_bytes(const WorkloadShape& shape, const Mesh& mesh) {
          (model.kv_heads / mesh.head_parallel()) * model.page_row_bytes();
 }
 
+CacheOptions cache_options(const WorkloadShape& shape, std::int64_t pages) {
+  return {.layers = shape.layers,
+          .q_heads = shape.model.q_heads,
+          .kv_heads = shape.model.kv_heads,
+          .k_dim = shape.model.k_dim,
+          .v_dim = shape.model.v_dim,
+          .page_size = shape.model.page_size,
+          .pages_per_rank = pages,
+          .dtype = shape.model.page_dtype(),
+          .page_kind = shape.model.page_kind,
+          .scales = scales_of(shape.model)};
+}
+
 TensorView GrowingTensor::get(Mesh& mesh, Machine& machine, Dtype dtype, std::int64_t tokens,
                               std::int64_t heads, std::int64_t dim) {
   const auto bytes =
@@ -116,7 +121,7 @@ Workload::Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape)
       machine_(machine),
       shape_(shape),
       lengths_(lengths_of(shape)),
-      cache_(mesh, cache_options(shape, mesh.kv_parallel())) {
+      cache_(mesh, options_of(shape, mesh.kv_parallel())) {
   for (int layer = 0; layer < shape.layers; ++layer) {
     unsigned seed = PagePlanes::kMost * static_cast<unsigned>(layer);
     for (const TensorView& plane : cache_.planes(layer)) {

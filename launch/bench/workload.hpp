@@ -37,6 +37,9 @@ std::int64_t pages_per_rank(const WorkloadShape& shape, int kv_parallel);
 /// Bytes of this rank's pool of one layer.
 std::int64_t layer_bytes(const WorkloadShape& shape, const Mesh& mesh);
 
+/// The options of a cache with as many pages per rank, whose layers are all alike.
+CacheOptions cache_options(const WorkloadShape& shape, std::int64_t pages);
+
 /// A contiguous tensor on the device. It is made and filled again when a larger one is needed.
 class GrowingTensor {
  public:

@@ -115,7 +115,7 @@ class Cases {
       for (const std::int64_t queries : queries_of(options_, op)) {
         const std::int64_t needed =
             fewest_layers(shape) * layer + tensor_bytes(shape, mesh_, op, queries);
-        if (has_too_few(lengths, op, queries)) {
+        if (has_too_few(shape, lengths, op, queries)) {
           skip(shape, op, queries, "more queries than the sequences have tokens");
         } else if (needed > memory_) {
           skip(shape, op, queries,
@@ -127,7 +127,7 @@ class Cases {
             check_host_memory(mesh_, static_cast<double>(layer) * shape.layers);
             workload.emplace(mesh_, machine_, shape);
           }
-          for (const auto& [way, options] : rows_of(options_, op)) {
+          for (const auto& [way, options] : rows_of(options_, op, queries)) {
             report_.add(measure(*workload, machine_, options, op, queries, way));
           }
         }
@@ -144,15 +144,19 @@ class Cases {
     report_.add(Skipped{case_of(shape, op, queries), std::move(reason)});
   }
 
-  // Planning lengthens every sequence a few times; for other operations a short sequence has fewer
-  // queries.
-  static bool has_too_few(std::span<const std::int64_t> lengths, Op op, std::int64_t queries) {
+  // Planning lengthens every sequence a few times, and drafts begin somewhere in a page; for other
+  // operations a short sequence has fewer queries.
+  static bool has_too_few(const WorkloadShape& shape, std::span<const std::int64_t> lengths, Op op,
+                          std::int64_t queries) {
     const auto [shortest, longest] = std::ranges::minmax(lengths);
+    if (op == Op::kCompact) return queries + shape.model.page_size > shortest;
     return op == Op::kPlan ? 4 * queries > shortest : queries > longest;
   }
 
   // One of each kind.
-  static int fewest_layers(const WorkloadShape& shape) { return shape.model.window > 0 ? 2 : 1; }
+  static int fewest_layers(const WorkloadShape& shape) {
+    return shape.model.window > 0 || shape.model.state_bytes > 0 ? 2 : 1;
+  }
 
   // Enough layers to exceed the caches, but no more than fit beside the tensors of all operations.
   int layers_of(std::int64_t layer, const WorkloadShape& shape) const {

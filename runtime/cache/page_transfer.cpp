@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <ranges>
 #include <string>
 #include <vector>
@@ -29,8 +30,13 @@ bool is_remote(const PageCopy& copy) { return copy.source.rank() != copy.destina
 
 // The pages that go from one rank to another, in the order of the copies.
 struct Parcel {
-  bool mapped = false;           // the holder of the copies reads the source's pools
-  std::vector<std::byte> bytes;  // the tokens; for a mapped parcel one byte, as a signal
+  using Bytes = std::vector<std::byte>;
+  MoveEnd packed() const { return {.packed = bytes->data(), .packed_owner = bytes}; }
+
+  bool mapped = false;  // the holder of the copies reads the source's pools
+  // The tokens; for a mapped parcel one byte, as a signal. A move for which this rank has stopped
+  // to wait reads or writes them after the transfer has ended.
+  std::shared_ptr<Bytes> bytes = std::make_shared<Bytes>();
   std::vector<PageMove> moves;
 };
 using Parcels = std::map<Rank, Parcel>;  // by the other rank
@@ -57,14 +63,13 @@ class Transfer {
   void run(Attempt& attempt) {
     attempt([&] {
       for (Parcel& parcel : std::views::values(outgoing_)) {
-        if (!parcel.mapped) move(parcel, mover_.my_pools(), {.packed = parcel.bytes.data()});
+        if (!parcel.mapped) move(parcel, mover_.my_pools(), parcel.packed());
       }
     });
     exchange(outgoing_, incoming_, operation_);
     attempt([&] {
       for (auto& [source, parcel] : incoming_) {
-        move(parcel, parcel.mapped ? theirs(source) : MoveEnd{.packed = parcel.bytes.data()},
-             mover_.my_pools());
+        move(parcel, parcel.mapped ? theirs(source) : parcel.packed(), mover_.my_pools());
       }
     });
     for (Parcels* parcels : {&outgoing_, &incoming_}) {
@@ -77,7 +82,7 @@ class Transfer {
   void add(Parcel& parcel, const PageCopy& copy, bool mapped) {
     parcel.mapped = mapped;
     const std::size_t more = mover_.bytes(mover_.layers(), copy.tokens);
-    parcel.bytes.resize(parcel.mapped ? 1 : parcel.bytes.size() + more);
+    parcel.bytes->resize(parcel.mapped ? 1 : parcel.bytes->size() + more);
     parcel.moves.push_back({.source = copy.source.index(),
                             .destination = copy.destination.index(),
                             .tokens = copy.tokens});
@@ -93,8 +98,8 @@ class Transfer {
   void exchange(const Parcels& give, Parcels& take, std::string_view operation) const {
     std::vector<Outgoing> sends;
     std::vector<Incoming> receives;
-    for (const auto& [peer, parcel] : give) sends.push_back({peer, parcel.bytes});
-    for (auto& [peer, parcel] : take) receives.push_back({peer, parcel.bytes});
+    for (const auto& [peer, parcel] : give) sends.push_back({peer, *parcel.bytes});
+    for (auto& [peer, parcel] : take) receives.push_back({peer, *parcel.bytes});
     kv_.exchange(sends, receives, operation);
   }
 

@@ -4,7 +4,7 @@
 
 #include "core/check.hpp"
 #include "kernels/attend_checks.hpp"
-#include "kernels/attend_work.hpp"
+#include "kernels/attend_steps.hpp"
 #include "kernels/pool_checks.hpp"
 #include "runtime/external/external_state.hpp"
 

@@ -21,7 +21,7 @@ class TableReader {
 
  private:
   struct Pinned {
-    cuda_memory::PinnedBlock memory{};
+    cuda_memory::OwnedPinnedMemory memory{};
     std::size_t bytes = 0;
 
     void* data() const { return memory.get(); }

@@ -32,7 +32,8 @@ void PageMover::move(std::span<const int> layers, std::span<const PageMove> move
   std::vector<std::byte*> packed;
   if (host != nullptr) packed = places(layers, moves, host);
   const std::vector<MovedPlane> of_layers = planes(layers, from, to);
-  const PageMoves all = moves_of(of_layers, moves, packed, to.packed != nullptr);
+  PageMoves all = moves_of(of_layers, moves, packed, to.packed != nullptr);
+  all.packed_owner = from.packed != nullptr ? from.packed_owner : to.packed_owner;
   device ? device(all) : move_pages(all);
 }
 

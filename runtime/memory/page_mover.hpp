@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -27,6 +28,7 @@ using PlanesOf = std::function<PagePlanes(int layer)>;
 struct MoveEnd {
   PlanesOf pools{};             ///< pools shaped as this rank's
   std::byte* packed = nullptr;  ///< host memory with the rows in the order of the moves
+  std::shared_ptr<const void> packed_owner{};  ///< as PageMoves::packed_owner
 };
 
 /// Moves pages of one layer group.

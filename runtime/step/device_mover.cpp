@@ -10,6 +10,7 @@ void DeviceMover::move(const PageMoves& moves, std::optional<Stream> on) {
     return stream_->before(*on);
   }
   is_late_ = true;  // also if that fails halfway
+  if (moves.packed_owner) owners_.push_back(moves.packed_owner);
   stream_->move(moves);
   wait();
 }
@@ -23,6 +24,7 @@ void DeviceMover::after_late_moves(std::optional<Stream> on) {
 void DeviceMover::wait() {
   wait_([this] { return stream_->is_done(); });
   is_late_ = false;
+  owners_.clear();
 }
 
 }  // namespace kvmesh

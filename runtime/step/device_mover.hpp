@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "core/move_stream.hpp"
 
@@ -14,7 +15,7 @@ namespace kvmesh {
 ///
 /// A move for which the host has stopped to wait goes on, and may write pages that its caller has
 /// given back, as those of streams may (Staging). It is late until a wait has seen its end; every
-/// use of pages meanwhile comes after it.
+/// use of pages meanwhile comes after it, and the owner of its packed rows is kept until then.
 class DeviceMover {
  public:
   using IsDone = std::function<bool()>;
@@ -25,7 +26,8 @@ class DeviceMover {
       : make_stream_(std::move(make_stream)), wait_(std::move(wait)) {}
 
   /// The moves are done on return; with `on` they run after the work on that stream, and the work
-  /// to come there runs after them. @throws what `wait` throws.
+  /// to come there runs after them. REQUIRES: with `on`, the caller keeps packed rows alive.
+  /// @throws what `wait` throws.
   void move(const PageMoves& moves, std::optional<Stream> on);
   /// The work to come on `on` runs after late moves; without a stream it blocks until they are
   /// done. @throws as move.
@@ -36,8 +38,9 @@ class DeviceMover {
 
   std::function<std::unique_ptr<MoveStream>()> make_stream_;
   std::function<void(const IsDone&)> wait_;
-  std::unique_ptr<MoveStream> stream_;
-  bool is_late_ = false;  // perhaps
+  std::vector<std::shared_ptr<const void>> owners_;  // of the packed rows of late moves
+  std::unique_ptr<MoveStream> stream_;               // ends first: its moves use these rows
+  bool is_late_ = false;                             // perhaps
 };
 
 }  // namespace kvmesh

@@ -25,12 +25,14 @@ enum : std::size_t {
   kStrategy,
   kWay,
   kTravelsAs,
+  kSharesPrefixes,
+  kLeastSaved,
   kFixedSplit,
   kMaskMod,
   kScoreMod,
   kBlockMask
 };
-constexpr std::array<Field, 13> kFields{{{"the allocator", PlanGroup::kLengths},
+constexpr std::array<Field, 15> kFields{{{"the allocator", PlanGroup::kLengths},
                                          {"the batch", PlanGroup::kLengths},
                                          {"q_positions", PlanGroup::kLengths},
                                          {"the limits", PlanGroup::kLengths},
@@ -39,6 +41,8 @@ constexpr std::array<Field, 13> kFields{{{"the allocator", PlanGroup::kLengths},
                                          {"strategy", PlanGroup::kStrategy},
                                          {"way", PlanGroup::kStrategy},
                                          {"travels_as", PlanGroup::kStrategy},
+                                         {"shares_prefixes", PlanGroup::kStrategy},
+                                         {"least_saved_tokens", PlanGroup::kStrategy},
                                          {"fixed_split_tokens", PlanGroup::kStrategy},
                                          {"the mask mod", PlanGroup::kMask},
                                          {"the score mod", PlanGroup::kMask},
@@ -82,9 +86,12 @@ std::uint64_t hash_of(const BlockMask* mask, Contents contents) {
   return hash.add(hash_of(mask->mask_mod().graph(), contents)).value();
 }
 
+// hashes_of, and this for the limits, name every member: one that is added does not compile before
+// someone has decided how it is compared.
 std::uint64_t hash_of(const std::optional<StepLimits>& limits) {
   if (!limits) return 0;
-  return Hash().add(limits->sequences).add(limits->query_tokens).add(limits->pages).value();
+  const auto& [sequences, query_tokens, pages, shares_prefixes] = *limits;
+  return Hash().add(sequences).add(query_tokens).add(pages).add(shares_prefixes).value();
 }
 
 // The three numbers of an entry are joined without waiting for the hash of the entry before.
@@ -105,31 +112,35 @@ PlanHashes folded(PlanHashes history, const PlanHashes& next) {
   return history;
 }
 
+void fold_in(const LayerKind& kind, PlanHashes& hashes, Contents contents) {
+  const auto& [layers, mask, score, scale] = kind;
+  const auto fold = [&of = hashes.fields, &in = layers](std::size_t field, std::uint64_t hash) {
+    of[field] = Hash().add(of[field]).add_all(in).add(hash).value();
+  };
+  fold(kMaskMod, hash_of(mask.graph(), contents));
+  if (!score.is_identity()) fold(kScoreMod, hash_of(score.graph(), contents));
+  if (scale) fold(kScale, std::bit_cast<std::uint32_t>(*scale));
+}
+
 }  // namespace
 
 PlanHashes hashes_of(const PlanOptions& options, Contents contents) {
-  PlanHashes hashes;
-  hashes.fields[kLimits] = hash_of(options.limits);
-  if (options.scale) {
-    hashes.fields[kScale] = Hash().add(std::bit_cast<std::uint32_t>(*options.scale)).value();
-  }
-  hashes.fields[kScatter] = static_cast<std::uint64_t>(options.scatter);
-  hashes.fields[kStrategy] = static_cast<std::uint64_t>(options.strategy);
-  hashes.fields[kWay] = options.way ? static_cast<std::uint64_t>(*options.way) : kWayKinds;
-  hashes.fields[kTravelsAs] = static_cast<std::uint64_t>(options.travels_as);
-  hashes.fields[kFixedSplit] = static_cast<std::uint64_t>(options.fixed_split_tokens);
-  hashes.fields[kMaskMod] = hash_of(options.mask.graph(), contents);
-  hashes.fields[kScoreMod] = hash_of(options.score.graph(), contents);
-  for (const LayerKind& kind : options.kinds) {
-    const auto fold = [&](std::size_t field, std::uint64_t hash) {
-      hashes.fields[field] =
-          Hash().add(hashes.fields[field]).add_all(kind.layers).add(hash).value();
-    };
-    fold(kMaskMod, hash_of(kind.mask.graph(), contents));
-    if (!kind.score.is_identity()) fold(kScoreMod, hash_of(kind.score.graph(), contents));
-    if (kind.scale) fold(kScale, std::bit_cast<std::uint32_t>(*kind.scale));
-  }
-  hashes.fields[kBlockMask] = hash_of(options.block_mask, contents);
+  const auto& [mask, score, scale, scatter, strategy, way, travels_as, q_positions, block_mask,
+               kinds, shares_prefixes, least_saved_tokens, fixed_split_tokens, limits] = options;
+  PlanHashes hashes;  // of all but q_positions: with_batch adds these
+  hashes.fields[kLimits] = hash_of(limits);
+  if (scale) hashes.fields[kScale] = Hash().add(std::bit_cast<std::uint32_t>(*scale)).value();
+  hashes.fields[kScatter] = static_cast<std::uint64_t>(scatter);
+  hashes.fields[kStrategy] = static_cast<std::uint64_t>(strategy);
+  hashes.fields[kWay] = way ? static_cast<std::uint64_t>(*way) : kWayKinds;
+  hashes.fields[kTravelsAs] = static_cast<std::uint64_t>(travels_as);
+  hashes.fields[kSharesPrefixes] = static_cast<std::uint64_t>(shares_prefixes);
+  if (least_saved_tokens) hashes.fields[kLeastSaved] = Hash().add(*least_saved_tokens).value();
+  hashes.fields[kFixedSplit] = static_cast<std::uint64_t>(fixed_split_tokens);
+  hashes.fields[kMaskMod] = hash_of(mask.graph(), contents);
+  hashes.fields[kScoreMod] = hash_of(score.graph(), contents);
+  for (const LayerKind& kind : kinds) fold_in(kind, hashes, contents);
+  hashes.fields[kBlockMask] = hash_of(block_mask, contents);
   return hashes;
 }
 

@@ -13,7 +13,7 @@ namespace kvmesh {
 
 /// Hashes of the inputs of a plan, one per field.
 struct PlanHashes {
-  std::array<std::uint64_t, 13> fields{};
+  std::array<std::uint64_t, 15> fields{};
 };
 
 /// Whether hashes include the contents of buffers and the lists of block masks. The time to hash

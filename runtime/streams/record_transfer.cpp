@@ -1,7 +1,5 @@
 #include "runtime/streams/record_transfer.hpp"
 
-#include <cstring>
-
 namespace kvmesh {
 namespace {
 
@@ -52,17 +50,26 @@ RecordTransfer::Record& RecordTransfer::find_runs(std::size_t index, const Recor
   return record;
 }
 
+/// Returns [moves][planes] where this rank's rows of a record lie, in host memory.
+std::vector<RowPlace> RecordTransfer::my_rows(const PageMover& mover, const Record& record) {
+  const Part& mine = record.parts[static_cast<std::size_t>(world_.rank().value)];
+  if (staged_) return mover.rows(mine.moves, staged_->find(record.place));
+  return mover.rows(record.place.layer, mine.moves);
+}
+
+/// The same of a part that has been packed.
+std::vector<RowPlace> RecordTransfer::packed_rows(const PageMover& mover, const Record& record,
+                                                  Part& part) {
+  return mover.rows(part.moves,
+                    mover.places({&record.place.layer, 1}, part.moves, part.packed.data()));
+}
+
 /// Brings this rank's rows of a record together for rank 0.
 void RecordTransfer::pack(const PageMover& mover, Record& record) {
-  const std::span<const int> layer(&record.place.layer, 1);
   Part& mine = record.parts[static_cast<std::size_t>(world_.rank().value)];
-  if (!staged_) {
-    return mover.move(layer, mine.moves, mover.my_pools(), {.packed = mine.packed.data()}, {});
-  }
-  const std::vector<std::byte*> staged = staged_->find(record.place);
-  const std::vector<std::byte*> packed = mover.places(layer, mine.moves, mine.packed.data());
-  for (std::size_t i = 0; i < staged.size(); ++i)
-    std::memcpy(packed[i], staged[i], mover.bytes(layer, mine.moves[i].tokens));
+  const int heads = header_.groups[record.place.group].heads / cache_.mesh.head_parallel();
+  threads_.pack(my_rows(mover, record), packed_rows(mover, record, mine),
+                static_cast<std::size_t>(heads));
 }
 
 /// Rank 0 receives the rows of all others; its own stay where they are.
@@ -94,15 +101,10 @@ RecordRows RecordTransfer::rows_of(const Record& record) const {
 
 void RecordTransfer::place_part(RecordRows& rows, int rank, const PageMover& mover,
                                 Record& record) {
-  Part& of = record.parts[static_cast<std::size_t>(rank)];
-  const RecordPlace& place = record.place;
-  const auto lie = [&] {
-    if (rank != world_.rank().value)
-      return mover.rows(of.moves, mover.places({&place.layer, 1}, of.moves, of.packed.data()));
-    if (staged_) return mover.rows(of.moves, staged_->find(place));
-    return mover.rows(place.layer, of.moves);
-  };
-  rows.place(page_rank(rank), rank % cache_.mesh.head_parallel(), lie());
+  Part& part = record.parts[static_cast<std::size_t>(rank)];
+  rows.place(
+      page_rank(rank), rank % cache_.mesh.head_parallel(),
+      rank == world_.rank().value ? my_rows(mover, record) : packed_rows(mover, record, part));
 }
 
 void RecordTransfer::send(const RecordBatch& batch, ByteSink* sink, Outcome& outcome) {

@@ -46,6 +46,9 @@ class RecordTransfer {
   };
 
   Record& find_runs(std::size_t index, const RecordPlace& place, std::int64_t tokens);
+  std::vector<RowPlace> my_rows(const PageMover& mover, const Record& record);
+  static std::vector<RowPlace> packed_rows(const PageMover& mover, const Record& record,
+                                           Part& part);
   void pack(const PageMover& mover, Record& record);
   void collect(const PageMover& mover, Record& record, Outcome& outcome);
   RecordRows rows_of(const Record& record) const;

@@ -10,12 +10,14 @@ namespace {
 // after its stores counts. It also bounds the threads that are woken for a small record.
 constexpr std::size_t kShareBytes = 128 << 10;
 
+std::size_t rows_of_share(std::size_t rows, std::size_t bytes) {
+  return std::max<std::size_t>(1, rows / std::max<std::size_t>(1, bytes / kShareBytes));
+}
+
 }  // namespace
 
 void RowThreads::add_shares(const RecordRows& rows, std::size_t record) {
-  const std::size_t wanted = rows.size_bytes() / kShareBytes;
-  const std::size_t most =
-      std::max<std::size_t>(1, rows.count() / std::max<std::size_t>(1, wanted));
+  const std::size_t most = rows_of_share(rows.count(), rows.size_bytes());
   for (std::size_t first = 0; first < rows.count(); first += most)
     shares_.push_back({record, {first, std::min(first + most, rows.count())}});
 }
@@ -66,6 +68,23 @@ std::uint32_t RowThreads::scatter(const RecordRows& rows, std::span<const std::b
     sum = joins_.of(rows.bytes_before(end) - rows.bytes_before(begin))(sum, sums_[i]);
   }
   return sum;
+}
+
+void RowThreads::pack(std::span<const RowPlace> from, std::span<const RowPlace> to,
+                      std::size_t heads) {
+  std::size_t bytes = 0;
+  for (const RowPlace& place : to) bytes += heads * place.pitch;
+  const std::size_t rows = heads * to.size(), most = rows_of_share(rows, bytes);
+  const auto shares = static_cast<std::int64_t>((rows + most - 1) / most);
+  threads_.for_each(shares, [&](std::int64_t share, int) {
+    const BulkCopy copy(bytes);
+    const std::size_t first = static_cast<std::size_t>(share) * most;
+    for (std::size_t row = first; row < std::min(first + most, rows); ++row) {
+      const RowPlace &source = from[row / heads], &packed = to[row / heads];
+      const std::size_t head = row % heads;
+      copy(packed.data + head * packed.pitch, source.data + head * source.pitch, packed.pitch);
+    }
+  });
 }
 
 }  // namespace kvmesh

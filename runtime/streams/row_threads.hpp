@@ -25,6 +25,10 @@ class RowThreads {
   std::uint32_t scatter(const RecordRows& rows, std::span<const std::byte> record,
                         std::size_t bytes_of_all, bool sums);
 
+  /// Copies rows that lie side by side at their destination: `heads` from each place of `from` to
+  /// that of the same number of `to`, whose pitch is the bytes of a row.
+  void pack(std::span<const RowPlace> from, std::span<const RowPlace> to, std::size_t heads);
+
  private:
   /// Rows that one thread copies.
   struct Share {

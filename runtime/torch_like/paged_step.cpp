@@ -3,7 +3,7 @@
 
 #include "core/check.hpp"
 #include "kernels/attend_checks.hpp"
-#include "kernels/attend_work.hpp"
+#include "kernels/attend_steps.hpp"
 #include "runtime/mesh/replica_check.hpp"
 #include "runtime/torch_like/paged_state.hpp"
 

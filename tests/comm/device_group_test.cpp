@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "tests/support/ranks.hpp"
 
 namespace kvmesh::test {
@@ -22,18 +24,27 @@ TEST(DeviceGroup, OnCpusSendsNothingAndHasNoNccl) {
   });
 }
 
-TEST(DeviceGroup, WaitEndsAtTheDeadline) {
+TEST(DeviceGroup, WaitEndsWhenItIsDone) {
   run_loopback(2, [](Communicator& world) {
-    const std::shared_ptr<Communicator> comm = world.split(0, 0);
-    comm->set_deadline(std::chrono::milliseconds(20));
-    DeviceGroup group(comm, Device{});
+    DeviceGroup group(world.split(0, 0), Device{});
     int asked = 0;
     group.wait_until([&] { return ++asked == 3; }, "test");
     EXPECT_EQ(asked, 3);
+  });
+}
+
+TEST(DeviceGroup, WaitEndsAtTheDeadline) {
+  run_loopback(2, [](Communicator& world) {
+    const std::shared_ptr<Communicator> comm = world.split(0, 0);
+    DeviceGroup group(comm, Device{});
+    constexpr std::chrono::milliseconds kDeadline{20};
+    comm->set_deadline(kDeadline);
+    const auto begin = std::chrono::steady_clock::now();
     try {
       group.wait_until([] { return false; }, "test");
       ADD_FAILURE() << "no deadline";
     } catch (const Timeout& timeout) {
+      EXPECT_GE(std::chrono::steady_clock::now() - begin, kDeadline);
       EXPECT_EQ(timeout.waiter(), comm->rank());
       EXPECT_EQ(timeout.operation(), "test");
     }

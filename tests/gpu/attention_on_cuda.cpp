@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "kernels/attend_work.hpp"
+#include "kernels/attend_steps.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"
 #include "tests/gpu/device_tensor.hpp"
 #include "tests/gpu/gpu_support.hpp"

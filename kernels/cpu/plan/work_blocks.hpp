@@ -15,7 +15,7 @@
 #include <optional>
 #include <vector>
 
-#include "kernels/attend_work.hpp"
+#include "kernels/attend_steps.hpp"
 #include "kernels/mods/band.hpp"
 #include "kernels/shared_blocks.hpp"
 #include "kernels/tile_class.hpp"

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "kernels/attend_checks.hpp"
-#include "kernels/attend_work.hpp"
+#include "kernels/attend_steps.hpp"
 #include "kernels/cuda/attend/device_pool.hpp"
 #include "kernels/cuda/attend/sharing.hpp"
 

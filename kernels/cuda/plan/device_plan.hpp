@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "core/cuda/device_array.hpp"
-#include "kernels/attend_work.hpp"
+#include "kernels/attend_steps.hpp"
 #include "kernels/cuda/common/task.hpp"
 #include "kernels/cuda/common/upload.hpp"
 #include "kernels/cuda/plan/block_classes.hpp"

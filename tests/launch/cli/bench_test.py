@@ -101,6 +101,57 @@ class Bench(unittest.TestCase):
             self.assertIn(f'{100 * row["share"]:.1f} %', table)
         self.expect_one_line(run(2, *TINY, "--op", "store"), "--op store", "one kv rank")
 
+    def test_drafts_are_kept_in_place_within_a_page_and_across_pages(self):
+        for ranks in (1, 2):
+            table, result = self.bench(ranks, "--op", "compact", "--batch", 3, "--context", 50, "--layers", 2,
+                                       "--queries", "1,4,16")
+            rows = {(row["queries"], row["way"]): row for row in result["rows"]}
+            self.assertEqual(list(rows), [(1, "stay"), (1, "within"), (1, "across"), (4, "stay"), (4, "within"),
+                                          (4, "across"), (16, "stay"), (16, "across")])
+            moved = {1: 0, 4: 1, 16: 3}  # of the paths 0; 0, 3; 0, 2, 6, 15
+            for (drafts, way), row in rows.items():
+                bytes_of_all = 3 * moved[drafts] * 2 * KV_HEADS * (DIM + V_DIM) * 2
+                self.assertEqual(row["amount"], 0 if way == "stay" else bytes_of_all, (drafts, way))
+                self.assertEqual(row["ceiling"] is not None, row["amount"] > 0 and ranks == 1)
+                self.check_seconds(row["seconds"])
+                self.assertEqual((row["timing"], row["layers"], row["turns"]), ("host", 2, 4))
+            self.assertIn("compact/across", table)
+        # Of a chain all are kept, where they are. The sequences keep their tokens for what comes after.
+        _, result = self.bench(1, "--op", "compact,decode", "--batch", 2, "--context", 40, "--lengths", "ragged",
+                               "--queries", 3, "--tree", 1)
+        self.assertEqual([(row["op"], row["way"], row["amount"] > 0) for row in result["rows"]],
+                         [("compact", way, False) for way in ("stay", "within", "across")]
+                         + [("decode", "", True), ("decode", "tree", True)])
+        for flags, words in ((["--shared-prefix", 8], ["--shared-prefix", "compact"]),
+                             (["--window", 8], ["--window", "compact"])):
+            self.expect_one_line(run(1, *TINY, "--op", "compact", *flags), *words)
+        _, result = self.bench(1, "--op", "compact", "--batch", 1, "--context", 19)  # 16 drafts, a page of 4
+        self.assertEqual(len(result["skipped"]), 1)
+
+    def test_forks_copy_last_pages_and_states(self):
+        for ranks, head_parallel in ((1, 1), (2, 1), (2, 2)):
+            _, result = self.bench(ranks, "--op", "fork", "--batch", 3, "--context", "50,52", "--layers", 4, "--queries",
+                                   "1,9", "--state-bytes", 64, "--head-parallel", head_parallel)
+            self.assertEqual(result["state_bytes"], 64)
+            rows = {(row["context"], row["queries"], row["way"]): row for row in result["rows"]}
+            self.assertEqual(list(rows), [(context, queries, way) for context in (50, 52) for queries in (1, 9)
+                                          for way in ("", "states")])
+            for (context, _, way), row in rows.items():
+                tokens = 3 * (context % 4) * KV_HEADS * (DIM + V_DIM) * 2
+                states = 3 * 64 * head_parallel
+                self.assertEqual(row["amount"], 2 * (tokens + states) if way else 4 * tokens)
+                self.assertEqual(row["ceiling"] is not None, row["amount"] > 0 and ranks == head_parallel)
+                self.check_seconds(row["seconds"])
+                self.assertEqual((row["timing"], row["layers"]), ("host", 4))
+        _, result = self.bench(1, "--op", "fork", "--batch", 1, "--context", 6, "--kv-dtype", "float8_e4m3", "--layers", 1)
+        self.assertEqual([(row["way"], row["amount"]) for row in result["rows"]],
+                         [("", 2 * KV_HEADS * (DIM + V_DIM + 8))])
+        for flags, words in ((["--state-bytes", 64], ["--state-bytes", "--op fork"]),
+                             (["--op", "fork", "--state-bytes", -16], ["--state-bytes -16"]),
+                             (["--op", "fork", "--state-bytes", 24], ["state", "24"]),
+                             (["--op", "fork", "--shared-prefix", 8], ["--shared-prefix", "fork"])):
+            self.expect_one_line(run(1, *TINY, "--batch", 1, "--context", 50, *flags), *words)
+
     def test_every_case_has_a_row_that_is_consistent(self):
         for ranks in (1, 2):
             table, result = self.bench(ranks, "--batch", "1,3", "--context", 100, "--queries", "1,8",

@@ -23,7 +23,9 @@ class LateStream final : public MoveStream {
     was_polled_ = false;
     ++moves_;
     if (moves.packs) spoil(moves);
-    waiting_.push_back([all = moves, planes = std::vector(moves.planes.begin(), moves.planes.end()),
+    PageMoves kept = moves;
+    kept.packed_owner.reset();  // a GPU keeps no memory alive
+    waiting_.push_back([all = kept, planes = std::vector(moves.planes.begin(), moves.planes.end()),
                         list = std::vector(moves.moves.begin(), moves.moves.end()),
                         packed = std::vector(moves.packed.begin(), moves.packed.end())]() mutable {
       all.planes = planes;

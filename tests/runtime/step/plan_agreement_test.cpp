@@ -71,6 +71,8 @@ TEST(PlanAgreement, NamesTheDifferenceWithinAnInterval) {
   expect_told("way", [](Plan& p) { p.options.way = WayKind::kHost; });
   expect_told("travels_as", [](Plan& p) { p.options.travels_as = Dtype::kBFloat16; });
   expect_told("fixed_split_tokens", [](Plan& p) { p.options.fixed_split_tokens = 1024; });
+  expect_told("shares_prefixes", [](Plan& p) { p.options.shares_prefixes = false; });
+  expect_told("least_saved_tokens", [](Plan& p) { p.options.least_saved_tokens = 0; });
   expect_told("the limits", [](Plan& p) { p.options.limits = StepLimits{.sequences = 2}; });
   expect_told("q_positions", [](Plan& p) { p.options.q_positions = {0, 1, 2}; });
   expect_told("the mask mod", [](Plan& p) { p.options.mask = {}; });
@@ -78,6 +80,21 @@ TEST(PlanAgreement, NamesTheDifferenceWithinAnInterval) {
   expect_told("the score mod", [](Plan& p) { p.options.score = mods::soft_cap(30); });
   expect_told("the mask mod", [](Plan& p) { p.options.kinds = {{.layers = {1}}}; });
   expect_told("the score mod", [](Plan& p) { p.options.score = slopes({0.5f, 0.25f}); });
+}
+
+TEST(PlanAgreement, ComparesEveryLimit) {
+  const auto hash = [](const StepLimits& limits) { return hashes_of({.limits = limits}).fields; };
+  const StepLimits base{.sequences = 2, .query_tokens = 1, .pages = 4, .shares_prefixes = false};
+  EXPECT_EQ(hash(base), hash(base));
+  const auto expect_other = [&](const auto& change) {
+    StepLimits other = base;
+    change(other);
+    EXPECT_NE(hash(base), hash(other));
+  };
+  expect_other([](StepLimits& it) { it.sequences = 3; });
+  expect_other([](StepLimits& it) { it.query_tokens = 2; });
+  expect_other([](StepLimits& it) { it.pages = 5; });
+  expect_other([](StepLimits& it) { it.shares_prefixes = true; });
 }
 
 TEST(PlanAgreement, ComparesGraphsNotObjects) {

@@ -1,5 +1,5 @@
-// The work that a step gives to attention, as the kernels of every device see it. How a device
-// divides it: cpu/plan/work_blocks.hpp, cuda/plan/device_plan.hpp.
+// The sequences of a step, as the attention of every device takes them. How a device divides their
+// work: cpu/plan/work_blocks.hpp, cuda/plan/device_plan.hpp.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-#include "kernels/attend_work.hpp"
+#include "kernels/attend_steps.hpp"
 
 #include <algorithm>
 #include <limits>
