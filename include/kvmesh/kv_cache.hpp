@@ -179,6 +179,29 @@ class KvCache {
   /// work that uses the cache's pages: that is the stream of `replan`. Without it the call waits
   /// for all work of the device if pages come back.
   PrefixMatch match_prefix(const PrefixKey& key, std::optional<Stream> after = {});
+  /// As match_prefix, but waits for no file, so that a scheduler serves others meanwhile: it starts
+  /// to read what files have of the key, and returns the run that device and host tiers have now.
+  /// While `loading` of the match is not 0, a later call for the key may find more; the pages that
+  /// have come on all ranks by then are found:
+  ///
+  ///   PrefixMatch match = cache.match_prefix_now(key);
+  ///   if (match.loading > 0) {  // worth a wait?
+  ///     cache.release(match);   // ask again in a later step
+  ///   }
+  ///
+  /// The pages that are being loaded are held, as if by a sequence. They come back whether or not
+  /// someone asks again, and are published by any later call, for any key, that looks for pages in
+  /// files. Loads are given up, and started again by a later call, where an operation needs their
+  /// pages (it finds them although allocator().free_pages() does not count them), where rebalance
+  /// or resize would move these, and where match_prefix has waited for them for half of the
+  /// deadline. A file that could not be read on some rank is a miss on all, and counted there;
+  /// these calls do not read it again until the page has been stored anew. A page that is being
+  /// loaded for one key is not read again for another; what comes behind it is read once it has
+  /// come.
+  ///
+  /// Returns `tokens` and `loading` alike on all ranks. `after` and @throws as match_prefix. With a
+  /// file tier collective over the world; it waits for the other ranks' calls.
+  PrefixMatch match_prefix_now(const PrefixKey& key, std::optional<Stream> after = {});
   SequenceId create_with_prefix(const PrefixMatch& match);
   SequenceId create_with_prefix(const PrefixKey& key, std::optional<Stream> after = {});
   void release(const PrefixMatch& match);

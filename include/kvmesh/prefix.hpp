@@ -95,6 +95,9 @@ struct Retention {
 struct PrefixMatch {
   SequenceId pin;
   std::int64_t tokens = 0;  ///< the run's length; it may end inside of a page
+  /// The tokens behind it that are on their way: see KvCache::match_prefix_now. They are not
+  /// pinned, and may still prove to be a miss. Of other matches 0.
+  std::int64_t loading = 0;
 };
 
 /// How a page is hashed. Equal rules give equal names.

@@ -84,6 +84,19 @@ kvmesh_status_t kvmesh_prefix_match_after(kvmesh_cache_t* cache, const kvmesh_pr
   return find(cache, key, Stream{stream}, match);
 }
 
+kvmesh_status_t kvmesh_prefix_match_now(kvmesh_cache_t* cache, const kvmesh_prefix_key_t* key,
+                                        void* stream, kvmesh_prefix_match_t* match,
+                                        int64_t* loading) {
+  return guarded([&] {
+    kvmesh_prefix_match_t& made = checked(match, "match");
+    int64_t& coming = checked(loading, "loading");
+    const PrefixMatch found =
+        checked(cache, "cache").cache.match_prefix_now(checked(key, "key").key, Stream{stream});
+    made = {.pin = found.pin.value, .tokens = found.tokens};
+    coming = found.loading;
+  });
+}
+
 kvmesh_status_t kvmesh_prefix_release(kvmesh_cache_t* cache, const kvmesh_prefix_match_t* match) {
   return guarded([&] { checked(cache, "cache").cache.release(match_of(match)); });
 }

@@ -52,6 +52,13 @@ class KvCache::State {
   void pages_taken(std::optional<Stream> after = {}) {
     if (tiers) tiers->pages_taken(after);
   }
+  /// Gives up loads that match_prefix_now has started if `can(group)` of some group is OutOfPages:
+  /// an operation that needs pages comes before them. @throws what `can` does.
+  template <class Can>
+  void take_from_loads(const Can& can) {
+    for (std::size_t g = 0; g < groups.size() && tiers && tiers->is_loading(); ++g)
+      if (!can(g)) tiers->give_up_loads();
+  }
   /// Waits until tiers, and moves that were given up, have read and written all pages: before
   /// anyone else does.
   void wait_for_move_streams() {
@@ -128,6 +135,10 @@ class KvCache::State {
   void make_copies(std::size_t group, std::span<const PageCopy> copies, std::string_view operation,
                    std::optional<Stream> stream, Attempt attempt);
 
+  /// Starts moves in each group by `start(group, pages that move so far)`, which returns copies.
+  /// Gives up loads that match_prefix_now has started if their pages would move.
+  template <class Start>
+  std::vector<std::vector<PageCopy>> start_moves(const Start& start);
   /// Makes the copies of moves that each group's allocator has started, and finishes the moves. If
   /// a copy fails on any rank, cancels them. Returns how many pages have moved.
   /// @throws the error of this rank's copy; Error if another rank's failed.

@@ -6,18 +6,14 @@
 #include "core/check.hpp"
 
 namespace kvmesh {
-namespace {
-
-/// The first page that the query after `pages` pages sees.
-std::int64_t first_seen(std::int64_t pages, std::int64_t window, int page_size) {
-  return window == 0 ? 0 : std::max<std::int64_t>(pages * page_size - window + 1, 0) / page_size;
-}
-
-}  // namespace
 
 CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
                        const PoolStorage& pools, Staging& staging, std::unique_ptr<FileCalls> calls)
-    : mesh_(mesh), groups_(groups), staging_(staging), calls_(std::move(calls)) {
+    : mesh_(mesh),
+      groups_(groups),
+      staging_(staging),
+      calls_(std::move(calls)),
+      coming_(groups.size()) {
   std::uint8_t has_room = 1;
   try {
     for (std::size_t g = 0; g < groups.size(); ++g)
@@ -61,20 +57,6 @@ void CacheTiers::pages_taken(std::optional<Stream> after) {
   if (failure) std::rethrow_exception(failure);
 }
 
-/// Runs a step that throws what has failed of the copies so far, and keeps it.
-template <class Step>
-void CacheTiers::keep_failure(const Step& step) {
-  check();
-  try {
-    step();
-  } catch (const Timeout&) {  // the copies may still be made
-    throw;
-  } catch (...) {
-    failure_ = std::current_exception();
-    throw;
-  }
-}
-
 void CacheTiers::before(Stream stream) {
   keep_failure([&] {
     for (const auto& tiers : tiers_) tiers->copies().before(stream);
@@ -88,76 +70,31 @@ void CacheTiers::wait() {
 }
 
 PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after) {
+  // Its own loads would wait behind those that are under way, and may be of the same pages.
+  if (is_loading() && needs_files(key)) settle(mesh_.world().deadline() / 2);
+  return match(key, after, InFiles::kWait);
+}
+
+PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after, InFiles in_files) {
   for (std::int64_t limit = std::ssize(key.hashes());;) {
-    Places places(groups_.size());
-    for (auto& of_group : places) of_group.resize(key.hashes().size());
-    const std::int64_t pages = agreed_run(places, key, limit);
+    Places places = no_places(key);
+    const std::int64_t pages = agreed_run(places, key, limit, in_files).pages;
     if (pages * key.rules().page_size <= cached_tokens(groups_, key))
       return match_prefix(groups_, key);
     if (const auto match = bring_back(key, pages, places, limit, after)) return *match;
   }
 }
 
-PagePlace CacheTiers::place(Places& places, std::size_t group, const PrefixKey& key,
-                            std::int64_t page, bool in_files) {
-  const auto at = static_cast<std::size_t>(page);
-  std::optional<PagePlace>& known = places[group][at];
-  if (!known || (known->where == PagePlace::kNowhere && in_files))
-    known = tiers_[group]->find(key.hashes()[at], in_files);
-  return *known;
-}
-
-/// The most leading pages, up to `most`, of which the group has those that the next query sees.
-std::int64_t CacheTiers::run_of(std::size_t group, Places& places, const PrefixKey& key,
-                                std::int64_t most, bool in_files) {
-  const auto has = [&](std::int64_t page) {
-    return place(places, group, key, page, in_files).where != PagePlace::kNowhere;
-  };
-  const std::int64_t window = groups_[group].options.window;
-  if (window == 0) {
-    std::int64_t pages = 0;
-    while (pages < most && has(pages)) ++pages;
-    return pages;
-  }
-  std::int64_t end = most;
-  for (std::int64_t first = end; first > first_seen(end, window, key.rules().page_size);)
-    if (!has(--first)) end = first;
-  return end;
-}
-
-/// The longest run, up to `most` pages, that all groups have.
-std::int64_t CacheTiers::longest(Places& places, const PrefixKey& key, std::int64_t most,
-                                 bool in_files) {
-  for (std::int64_t before = -1; most != before;) {
-    before = most;
-    for (std::size_t g = 0; g < groups_.size(); ++g) most = run_of(g, places, key, most, in_files);
-  }
-  return most;
-}
-
-/// The longest run that all ranks have.
-std::int64_t CacheTiers::agreed_run(Places& places, const PrefixKey& key, std::int64_t most) {
-  const std::int64_t without_files = longest(places, key, most, false);
-  if (without_files == most || tiers_.front()->file() == nullptr) {
-    check();  // no other rank waits for this one
-    return without_files;
-  }
-  for (;;) {
-    Attempt attempt;
-    attempt([&] { keep_failure([&] { most = longest(places, key, most, true); }); });
-    const auto all = of_all_ranks(most, attempt, "find pages of a prefix in files");
-    most = std::ranges::min(all);
-    if (std::ranges::max(all) == most) return most;
-  }
-}
-
-/// Exchanges a number that is not negative. @throws on all ranks if `attempt` has failed on one.
-std::vector<std::int64_t> CacheTiers::of_all_ranks(std::int64_t mine, const Attempt& attempt,
+/// Exchanges numbers that are not negative. Returns those of rank 0, then those of rank 1, and so
+/// on. @throws on all ranks if `attempt` has failed on one.
+std::vector<std::int64_t> CacheTiers::of_all_ranks(std::span<const std::int64_t> mine,
+                                                   const Attempt& attempt,
                                                    std::string_view operation) {
   constexpr std::int64_t kFailed = -1;
-  std::vector<std::int64_t> all;
+  std::vector<std::int64_t> sent(mine.begin(), mine.end()), all;
+  if (attempt.failed()) std::ranges::fill(sent, kFailed);
   try {
-    all = all_gather_value(mesh_.world(), attempt.failed() ? kFailed : mine, operation);
+    all = all_gather_values(mesh_.world(), std::span<const std::int64_t>(sent), operation);
   } catch (const Error&) {
     if (!attempt.failed()) throw;
   }
@@ -165,8 +102,21 @@ std::vector<std::int64_t> CacheTiers::of_all_ranks(std::int64_t mine, const Atte
   const auto failed = std::ranges::find(all, kFailed);
   if (failed != all.end())
     throw Error(fmt::format("match_prefix: rank {} could not read its tiers; no rank has a match",
-                            failed - all.begin()));
+                            (failed - all.begin()) / std::ssize(mine)));
   return all;
+}
+
+/// Of each of the numbers, the least of all ranks. @throws as of_all_ranks.
+std::vector<std::int64_t> CacheTiers::least_of_all_ranks(std::span<const std::int64_t> mine,
+                                                         const Attempt& attempt,
+                                                         std::string_view operation) {
+  std::vector<std::int64_t> least(mine.begin(), mine.end());
+  const std::vector<std::int64_t> all = of_all_ranks(mine, attempt, operation);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    std::int64_t& number = least[i % least.size()];
+    number = std::min(number, all[i]);
+  }
+  return least;
 }
 
 /// Lists the pages that the group lacks for a run. Returns the first one for which it has no room;
@@ -178,8 +128,7 @@ std::int64_t CacheTiers::missing(std::size_t group, const PrefixKey& key, std::i
   for (PageRank rank{0}; rank.value < allocator.options().ranks; ++rank.value)
     room.push_back(allocator.free_pages(rank));
   std::int64_t total = allocator.free_pages();
-  const std::int64_t first =
-      first_seen(pages, groups_[group].options.window, key.rules().page_size);
+  const std::int64_t first = first_seen(group, key, pages);
   for (std::int64_t page = first; page < pages; ++page) {
     const PageHash& hash = key.hashes()[static_cast<std::size_t>(page)];
     const PageId known = allocator.published_page(hash);
@@ -215,7 +164,8 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
   const PrefixMatch match = pin(key, pages, parts);
   Attempt attempt;
   limit = fill(key, pages, parts, match.pin, after, attempt);
-  unpin(key, match, parts, limit == pages);
+  unpin_host(parts);
+  limit == pages ? publish(match, key) : release(match);
   // Without files the other ranks have their pages, and the match. Those of this rank are published
   // as theirs are, so none of its pages may go to a tier any more.
   if (!has_files(parts) && attempt.failed()) {
@@ -239,19 +189,25 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
 std::int64_t CacheTiers::fill(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts,
                               SequenceId pin, std::optional<Stream> after, Attempt& attempt) {
   std::vector<Load> loads;
+  start(key, parts, pin, after, attempt, loads);
+  if (!has_files(parts)) return pages;
+  std::int64_t first = 0, of_all = 0;
+  attempt.always([&] { first = wait_for(loads, key, pages); });
+  attempt.always([&] {
+    of_all = least_of_all_ranks({&first, 1}, attempt, "read pages of a prefix in files").front();
+  });
+  return of_all;
+}
+
+/// Starts what fills the pages of the parts.
+void CacheTiers::start(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
+                       std::optional<Stream> after, Attempt& attempt, std::vector<Load>& loads) {
   attempt.always([&] { pages_taken(after); });
   attempt([&] { copy_after(after); });
   attempt([&] { submit_loads(key, parts, pin, loads); });
   attempt.always([&] {  // also of loads that were submitted before one could not be
     for (const auto& tiers : tiers_) tiers->copies().start();
   });
-  if (!has_files(parts)) return pages;
-  std::int64_t first = 0, of_all = 0;
-  attempt.always([&] { first = wait_for(loads, key, pages); });
-  attempt.always([&] {
-    of_all = std::ranges::min(of_all_ranks(first, attempt, "read pages of a prefix in files"));
-  });
-  return of_all;
 }
 
 PrefixMatch CacheTiers::pin(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts) {
@@ -265,13 +221,17 @@ PrefixMatch CacheTiers::pin(const PrefixKey& key, std::int64_t pages, std::span<
   return match;
 }
 
-/// Publishes the pages of the match if they are back, and gives them up otherwise.
-void CacheTiers::unpin(const PrefixKey& key, const PrefixMatch& match, std::span<const Part> parts,
-                       bool is_back) {
+void CacheTiers::unpin_host(std::span<const Part> parts) {
   for (std::size_t g = 0; g < parts.size(); ++g)
     if (HostTier* const host = tiers_[g]->host()) host->unpin(parts[g].in_host);
-  for (CacheGroup& group : groups_)
-    is_back ? group.allocator.publish(match.pin, key) : group.allocator.release(match);
+}
+
+void CacheTiers::publish(const PrefixMatch& match, const PrefixKey& key) {
+  for (CacheGroup& group : groups_) group.allocator.publish(match.pin, key);
+}
+
+void CacheTiers::release(const PrefixMatch& match) {
+  for (CacheGroup& group : groups_) group.allocator.release(match);
 }
 
 /// Adds to `loads` those that are under way, also if one cannot be submitted.
@@ -285,7 +245,7 @@ void CacheTiers::submit_loads(const PrefixKey& key, std::span<const Part> parts,
     for (std::size_t i = 0; i < parts[g].pages.size(); ++i) {
       const auto page = static_cast<std::size_t>(parts[g].pages[i]);
       const PagePlace& from = parts[g].places[i];
-      loads.push_back({g, parts[g].pages[i], from.where == PagePlace::kFile,
+      loads.push_back({g, parts[g].pages[i], from.where == PagePlace::kFile, table[page],
                        tiers_[g]->load(key.hashes()[page], from, table[page])});
     }
   }
@@ -306,7 +266,7 @@ std::int64_t CacheTiers::wait_for(std::span<const Load> loads, const PrefixKey& 
     if (load.from_file) distrust(load.group, key, load.page);
   }
   if (is_late)
-    for (const auto& tiers : tiers_) tiers->file()->cancel_loads();
+    for (const auto& tiers : tiers_) tiers->file()->cancel_loads(FileFault::kIo);
   return pages;
 }
 

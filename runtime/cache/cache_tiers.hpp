@@ -2,12 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <exception>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "runtime/cache/group_tiers.hpp"
@@ -23,6 +25,11 @@ namespace kvmesh {
 /// files exchanges, over the world, how many pages each rank finds, and then how many it has read
 /// and checked; all ranks take the least. A file that is bad on one rank is a miss on all. A rank
 /// that fails sends a number for it in these exchanges, so that no other waits for it.
+///
+/// Loads that match_now has started are in a list that is equal on all ranks. Whether their pages
+/// have come is known to each rank for itself, until an exchange of a later match publishes what
+/// has come on all. Until then the pages are held by a pin of the list. When others need the pages,
+/// all ranks give the loads up at the same operation, without a message.
 class CacheTiers {
  public:
   /// Its copies run after late moves of `staging` and of the groups' backends. REQUIRES: all but
@@ -48,6 +55,14 @@ class CacheTiers {
   /// has one: then no rank has pinned anything. Without an exchange the index goes on as that of
   /// the other ranks, and every later call throws, too.
   PrefixMatch match(const PrefixKey& key, std::optional<Stream> after);
+  /// As KvCache::match_prefix_now. Collective and @throws as match.
+  PrefixMatch match_now(const PrefixKey& key, std::optional<Stream> after);
+  bool is_loading() const { return !loadings_.empty(); }
+  /// Whether a page that is being loaded is the source of a copy. [group]
+  bool loads_to(std::span<const std::vector<PageCopy>> copies) const;
+  /// Ends all loads that are under way, and gives their pages back. Call it on every rank, at the
+  /// same operation. Waits for nothing.
+  void give_up_loads();
   /// Stores all published pages, and those of the host tiers, in files. Blocks. @throws Timeout.
   void flush();
   TierStatistics statistics() const;
@@ -67,17 +82,48 @@ class CacheTiers {
     std::size_t group = 0;
     std::int64_t page = 0;  ///< logical number
     bool from_file = false;
+    PageId to{};
     TierJob job{};
+  };
+  /// A run of which some pages are being loaded, equal on every rank but for the jobs.
+  struct Loading {
+    PrefixKey key;  ///< of the run
+    std::int64_t pages = 0;
+    std::vector<Part> parts{};
+    PrefixMatch pin{};
+    std::int64_t arrived = 0;   ///< leading pages that are published
+    std::vector<Load> loads{};  ///< of the other pages
+  };
+  struct Arrival {
+    std::int64_t pages = 0;  ///< leading pages that have come
+    bool has_ended = true;   ///< no load is under way
   };
   /// The places of a key's pages, as far as they are known.
   using Places = std::vector<std::vector<std::optional<PagePlace>>>;  // [group][logical page]
 
+  /// The pages that count for a run.
+  struct Looks {
+    InFiles in_files = InFiles::kNo;
+    bool counts_coming = false;
+  };
+  /// The leading pages of a key that are there, and those that are there or coming.
+  struct Run {
+    std::int64_t pages = 0, coming = 0;
+  };
+
+  // tier_search.cpp
+  std::int64_t first_seen(std::size_t group, const PrefixKey& key, std::int64_t pages) const;
+  Places no_places(const PrefixKey& key) const;
   PagePlace place(Places& places, std::size_t group, const PrefixKey& key, std::int64_t page,
-                  bool in_files);
+                  InFiles in_files);
   std::int64_t run_of(std::size_t group, Places& places, const PrefixKey& key, std::int64_t most,
-                      bool in_files);
-  std::int64_t longest(Places& places, const PrefixKey& key, std::int64_t most, bool in_files);
-  std::int64_t agreed_run(Places& places, const PrefixKey& key, std::int64_t most);
+                      Looks looks);
+  std::int64_t longest(Places& places, const PrefixKey& key, std::int64_t most, Looks looks);
+  bool needs_files(const PrefixKey& key);
+  Run agreed_run(Places& places, const PrefixKey& key, std::int64_t most, InFiles in_files);
+
+  // cache_tiers.cpp
+  PrefixMatch match(const PrefixKey& key, std::optional<Stream> after, InFiles in_files);
   std::optional<PrefixMatch> bring_back(const PrefixKey& key, std::int64_t pages, Places& places,
                                         std::int64_t& limit, std::optional<Stream> after);
   std::int64_t missing(std::size_t group, const PrefixKey& key, std::int64_t pages,
@@ -85,20 +131,46 @@ class CacheTiers {
   std::int64_t fill(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts,
                     SequenceId pin, std::optional<Stream> after, Attempt& attempt);
   PrefixMatch pin(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts);
-  void unpin(const PrefixKey& key, const PrefixMatch& match, std::span<const Part> parts,
-             bool is_back);
+  void unpin_host(std::span<const Part> parts);
+  void publish(const PrefixMatch& match, const PrefixKey& key);
+  void release(const PrefixMatch& match);
+  void start(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
+             std::optional<Stream> after, Attempt& attempt, std::vector<Load>& loads);
   void submit_loads(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
                     std::vector<Load>& loads);
   std::int64_t wait_for(std::span<const Load> loads, const PrefixKey& key, std::int64_t pages);
-  std::vector<std::int64_t> of_all_ranks(std::int64_t mine, const Attempt& attempt,
+  std::vector<std::int64_t> of_all_ranks(std::span<const std::int64_t> mine, const Attempt& attempt,
                                          std::string_view operation);
+  std::vector<std::int64_t> least_of_all_ranks(std::span<const std::int64_t> mine,
+                                               const Attempt& attempt, std::string_view operation);
+
+  // file_loads.cpp
+  std::int64_t start_loads(const PrefixKey& key, std::optional<Stream> after);
+  void load_run(const PrefixKey& key, std::int64_t pages, std::int64_t here,
+                std::vector<Part>&& parts, std::optional<Stream> after);
+  void settle(std::chrono::milliseconds most);
+  static Arrival arrived(const Loading& loading);
+  void end_loads(const Loading& loading);
+  void publish_arrived(Loading& loading, std::int64_t pages);
+
   void distrust(std::size_t group, const PrefixKey& key, std::int64_t page);
   void copy_after(std::optional<Stream> stream);
   void check() const {
     if (failure_) std::rethrow_exception(failure_);
   }
+  /// Runs a step that throws what has failed of the copies so far, and keeps it.
   template <class Step>
-  void keep_failure(const Step& step);
+  void keep_failure(const Step& step) {
+    check();
+    try {
+      step();
+    } catch (const Timeout&) {  // the copies may still be made
+      throw;
+    } catch (...) {
+      failure_ = std::current_exception();
+      throw;
+    }
+  }
 
   Mesh& mesh_;
   std::deque<CacheGroup>& groups_;
@@ -106,7 +178,9 @@ class CacheTiers {
   std::int64_t pages_back_ = 0;
   std::exception_ptr failure_;  // of a copy
   std::unique_ptr<FileCalls> calls_;
-  std::vector<std::unique_ptr<GroupTiers>> tiers_;  // [group]
+  std::vector<std::unique_ptr<GroupTiers>> tiers_;                // [group]
+  std::vector<Loading> loadings_;                                 // in the order of their start
+  std::vector<std::unordered_set<PageHash, FirstBytes>> coming_;  // [group] pages of loadings_
 };
 
 }  // namespace kvmesh

@@ -111,6 +111,10 @@ GroupTiers::GroupTiers(Mesh& mesh, const CacheOptions& cache, CacheGroup& group,
                                      copies_, file_.get());
 }
 
+GroupTiers::~GroupTiers() {
+  if (file_) file_->end_loads();  // they use the copies
+}
+
 bool GroupTiers::read_evictions() {
   while (host_ || file_) {
     const std::span<const PageId> pages = group_.allocator.read_evictions(cursor_);
@@ -143,14 +147,21 @@ void GroupTiers::store_evicted() {
   copies_.start();
 }
 
-PagePlace GroupTiers::find(const PageHash& hash, bool in_files) {
+PagePlace GroupTiers::find(const PageHash& hash) const {
   if (group_.allocator.published_page(hash).valid()) return {.where = PagePlace::kDevice};
   if (host_ && host_->lookup(hash) == TierAnswer::kHit)
     return {.where = PagePlace::kHost, .rank = host_->rank_of(hash)};
-  if (!in_files || !file_) return {};
+  return {};
+}
+
+PagePlace GroupTiers::find_file(const PageHash& hash, InFiles how) {
+  if (!file_ || how == InFiles::kNo) return {};
+  if (how == InFiles::kNow && file_->is_distrusted(hash)) return {};
   TierAnswer answer = file_->lookup(hash);
-  if (answer == TierAnswer::kRetry && file_->wait_for_stores(mesh_.world().deadline() / 2))
-    answer = file_->lookup(hash);
+  if (answer == TierAnswer::kRetry) {
+    if (how == InFiles::kNow) return {.where = PagePlace::kComing};
+    if (file_->wait_for_stores(mesh_.world().deadline() / 2)) answer = file_->lookup(hash);
+  }
   if (answer != TierAnswer::kHit) return {};
   return {.where = PagePlace::kFile};
 }

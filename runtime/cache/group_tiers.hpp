@@ -14,9 +14,24 @@ namespace kvmesh {
 
 /// The first place where a page of a key is found.
 struct PagePlace {
-  enum Where : std::uint8_t { kNowhere, kDevice, kHost, kFile };
+  enum Where : std::uint8_t {
+    kNowhere,
+    kComing,  ///< a load to the device, or a store in a file, is under way
+    kDevice,
+    kHost,
+    kFile,
+  };
   Where where = kNowhere;
   PageRank rank{-1};  ///< of a page of the host tiers
+};
+
+/// How a page is looked for in files.
+enum class InFiles : std::uint8_t {
+  kNo,
+  /// Without a wait: a page that is being stored is coming; one that is distrusted is nowhere,
+  /// since a caller that asks again and again must not read its file each time.
+  kNow,
+  kWait,  ///< Waits for a store of the page, at most until the deadline: then it is nowhere.
 };
 
 /// The host and file tier of one layer group, and its place in the allocator's list of evictions.
@@ -26,15 +41,20 @@ class GroupTiers {
   /// @throws std::bad_alloc, Error if there is no room for the host tier.
   GroupTiers(Mesh& mesh, const CacheOptions& cache, CacheGroup& group, const PoolStorage& pools,
              std::size_t number, FileCalls& calls);
+  /// Gives up loads that are under way.
+  ~GroupTiers();
+  GroupTiers(const GroupTiers&) = delete;
+  GroupTiers& operator=(const GroupTiers&) = delete;
 
   /// Reads what was evicted since the last call. Returns whether store_evicted has something to do.
   bool read_evictions();
   /// Stores it. Writers of the pages must be done.
   void store_evicted();
 
-  /// Finds a page on the device, in the host tiers, or, if `in_files`, in this rank's files. Waits
-  /// for a store of the page that is under way, at most until the deadline: then it is nowhere.
-  PagePlace find(const PageHash& hash, bool in_files);
+  /// Finds a page on the device or in the host tiers: equal on all ranks.
+  PagePlace find(const PageHash& hash) const;
+  /// Finds a page in this rank's files.
+  PagePlace find_file(const PageHash& hash, InFiles how);
   TierJob load(const PageHash& hash, const PagePlace& from, PageId to);
   /// On every rank: pages of a run came from files.
   void loaded(std::span<const PageHash> pages);

@@ -49,14 +49,27 @@ void KvCache::State::copy_moves(std::span<const std::vector<PageCopy>> copies, A
         fmt::format("move pages: rank {} could not copy; nothing has moved", failed->value));
 }
 
+template <class Start>
+std::vector<std::vector<PageCopy>> KvCache::State::start_moves(const Start& start) {
+  for (;;) {
+    std::vector<std::vector<PageCopy>> copies;
+    std::int64_t moves = 0;
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      copies.push_back(start(g, moves));
+      moves += std::ssize(copies.back());
+    }
+    if (!tiers || !tiers->loads_to(copies)) return copies;
+    for (CacheGroup& group : groups) group.allocator.cancel_moves();
+    tiers->give_up_loads();
+  }
+}
+
 std::int64_t KvCache::rebalance(std::int64_t limit) {
   require(limit >= 0, "rebalance of {} pages", limit);
-  std::vector<std::vector<PageCopy>> copies;
-  for (CacheGroup& group : state().groups) {
-    copies.push_back(group.allocator.start_rebalance(limit));
-    limit -= std::ssize(copies.back());
-  }
-  return state().complete_moves(copies);
+  State& cache = state();
+  return cache.complete_moves(cache.start_moves([&](std::size_t g, std::int64_t moves) {
+    return cache.groups[g].allocator.start_rebalance(limit - moves);
+  }));
 }
 
 std::int64_t KvCache::drain(PageRank rank) { return try_drain(rank).value(); }
@@ -83,15 +96,17 @@ Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
           "resize: {} pages, the pool of page rank {} has room for {}", pages, rank.value,
           size.most);
   const std::vector<std::int64_t> sizes = pages_of_groups(cache.options, pages);
-  for (std::size_t g = 0; g < sizes.size(); ++g) {
-    const Result<Done> can = cache.groups[g].allocator.can_resize(rank, sizes[g]);
-    if (!can) return can.reason();
-  }
-  if (pages > size.now) cache.make_room(rank, pages);
-  std::vector<std::vector<PageCopy>> copies;
+  const auto can_resize = [&](std::size_t g) {
+    return cache.groups[g].allocator.can_resize(rank, sizes[g]);
+  };
+  cache.take_from_loads(can_resize);
   for (std::size_t g = 0; g < sizes.size(); ++g)
-    copies.push_back(cache.groups[g].allocator.start_resize(rank, sizes[g]));
-  const std::int64_t moved = cache.complete_moves(copies);
+    if (const Result<Done> can = can_resize(g); !can) return can.reason();
+  if (pages > size.now) cache.make_room(rank, pages);
+  const std::int64_t moved =
+      cache.complete_moves(cache.start_moves([&](std::size_t g, std::int64_t) {
+        return cache.groups[g].allocator.start_resize(rank, sizes[g]);
+      }));
   Attempt attempt;
   if (rank == cache.mesh.page_rank()) {
     attempt([&] {

@@ -14,11 +14,11 @@ SequenceId in_each(std::deque<CacheGroup>& groups, const Make& make) {
   return made;
 }
 
-/// Returns the first reason by which a group refuses what `can(allocator)` asks.
+/// Returns the first reason by which a group refuses what `can(group)` asks.
 template <class Can>
-Result<Done> can_each(std::deque<CacheGroup>& groups, const Can& can) {
-  for (CacheGroup& group : groups) {
-    if (Result<Done> answer = can(group.allocator); !answer) return answer;
+Result<Done> can_each(const std::deque<CacheGroup>& groups, const Can& can) {
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    if (Result<Done> answer = can(g); !answer) return answer;
   }
   return Done{};
 }
@@ -38,8 +38,11 @@ void KvCache::reserve(SequenceId sequence, std::int64_t tokens) {
 }
 
 Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
-  const Result<Done> can =
-      can_each(state().groups, [&](PageAllocator& it) { return it.can_reserve(sequence, tokens); });
+  const auto can_reserve = [&](std::size_t g) {
+    return state().groups[g].allocator.can_reserve(sequence, tokens);
+  };
+  state().take_from_loads(can_reserve);
+  const Result<Done> can = can_each(state().groups, can_reserve);
   if (!can) return can;
   for (CacheGroup& group : state().groups) group.allocator.reserve(sequence, tokens);
   state().pages_taken();
@@ -65,8 +68,11 @@ Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin,
 
 Result<Done> KvCache::State::try_make_writable(SequenceId sequence, std::int64_t begin,
                                                std::int64_t end, std::optional<Stream> stream) {
-  const Result<Done> can = can_each(
-      groups, [&](PageAllocator& it) { return it.can_make_writable(sequence, begin, end); });
+  const auto can_make = [&](std::size_t g) {
+    return groups[g].allocator.can_make_writable(sequence, begin, end);
+  };
+  take_from_loads(can_make);
+  const Result<Done> can = can_each(groups, can_make);
   if (!can) return can;
   std::vector<std::vector<PageCopy>> copies;
   for (CacheGroup& group : groups) {
@@ -119,6 +125,11 @@ PrefixMatch match_prefix(std::deque<CacheGroup>& groups, const PrefixKey& key) {
 
 PrefixMatch KvCache::match_prefix(const PrefixKey& key, std::optional<Stream> after) {
   if (state().tiers) return state().tiers->match(key, after);
+  return kvmesh::match_prefix(state().groups, key);
+}
+
+PrefixMatch KvCache::match_prefix_now(const PrefixKey& key, std::optional<Stream> after) {
+  if (state().tiers) return state().tiers->match_now(key, after);
   return kvmesh::match_prefix(state().groups, key);
 }
 

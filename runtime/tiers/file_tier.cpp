@@ -254,16 +254,21 @@ TierJob FileTier::submit_load(const PageHash& hash, PageId to) {
     const std::lock_guard lock(mutex_);
     wave = wave_;
   }
-  return jobs_.submit(
-      [this, hash, wave, page = to.index()] {
-        try {
-          return load(hash, loaded_.data()) && unpack(page, wave);
-        } catch (const std::bad_alloc&) {
-          count(FileFault::kIo);
-          return false;
-        }
-      },
-      true);
+  return last_load_ = jobs_.submit(
+             [this, hash, wave, page = to.index()] {
+               try {
+                 return !is_cancelled(wave) && load(hash, loaded_.data()) && unpack(page, wave);
+               } catch (const std::bad_alloc&) {
+                 count(FileFault::kIo);
+                 return false;
+               }
+             },
+             true);
+}
+
+bool FileTier::is_cancelled(std::uint64_t wave) {
+  const std::lock_guard lock(mutex_);
+  return wave != wave_;
 }
 
 /// Orders the copy under the lock, so that cancel_loads comes before it or after it: what comes
@@ -281,10 +286,15 @@ bool FileTier::unpack(std::int32_t page, std::uint64_t wave) {
   return true;
 }
 
-void FileTier::cancel_loads() {
-  count(FileFault::kIo);
+void FileTier::cancel_loads(FileFault why) {
+  count(why);
   const std::lock_guard lock(mutex_);
   ++wave_;
+}
+
+void FileTier::end_loads() {
+  cancel_loads();
+  last_load_.wait();
 }
 
 bool FileTier::load(const PageHash& hash, std::byte* image) {

@@ -51,8 +51,11 @@ class FileTier final : public Tier {
   void renew(std::vector<PageHash> pages, bool on_disk);
   /// A page's file could not be read on some rank: the next store of the page replaces it.
   void distrust(const PageHash& hash) { distrusted_.insert(hash); }
-  /// Loads that are under way write to no page any more: they fail.
-  void cancel_loads();
+  bool is_distrusted(const PageHash& hash) const { return distrusted_.contains(hash); }
+  /// Loads that are under way write to no page any more: they fail. `why` is counted.
+  void cancel_loads(FileFault why = FileFault::kNone);
+  /// Cancels loads, and blocks until none uses the copies: at most until one file is read.
+  void end_loads();
   TierCounts counts() const override;
   FileFaults faults() const;
 
@@ -66,6 +69,7 @@ class FileTier final : public Tier {
   };
   std::string path(const Folder& folder, const PageHash& hash) const;
   std::optional<std::vector<const Folder*>> cover(const PageHash& hash) const;
+  bool is_cancelled(std::uint64_t wave);
   bool unpack(std::int32_t page, std::uint64_t wave);
   void find_folders();
   void find_files();
@@ -85,6 +89,7 @@ class FileTier final : public Tier {
   std::vector<Folder> folders_;  // this rank's first
   HostMemory loaded_;            // the image of the page that is being loaded
   std::unordered_set<PageHash, FirstBytes> distrusted_;
+  TierJob last_load_ = job_done();  // those before it end before it
 
   mutable std::mutex mutex_;  // of all below
   std::vector<HostMemory> free_;

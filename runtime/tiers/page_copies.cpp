@@ -131,7 +131,7 @@ bool PageCopies::wait(const TierJob& job) {
     static_cast<void>(stream_->is_done());  // a device that has failed completes no job
     return completed(job);
   };
-  wait_until(is_done, {world_.rank(), world_.deadline(), "copy pages of tiers"});
+  wait_until(is_done, {me_, deadline_, "copy pages of tiers"});
   return job.get();
 }
 

@@ -25,8 +25,9 @@ namespace kvmesh {
 /// no pack succeeds, because it may copy what that has left. Threads may share it.
 class PageCopies {
  public:
-  /// Copies pages of one layer group. Keeps the rank and the deadline that `world` has now, for the
-  /// destructor's wait. REQUIRES: `pools` outlives this object, and `world` all but its destructor.
+  /// Copies pages of one layer group. Keeps the rank and the deadline that `world` has now, for
+  /// waits of other threads and of the destructor. REQUIRES: `pools` outlives this object, and
+  /// `world` all but these waits.
   PageCopies(const PoolStorage& pools, std::unique_ptr<MoveStream> stream,
              const Communicator& world, std::size_t group = 0);
   /// Waits for the copies, at most for the deadline.
@@ -55,7 +56,7 @@ class PageCopies {
   void before(Stream stream);
   /// Blocks until all copies are done. @throws as before; Timeout.
   void wait_all();
-  /// Blocks until the job is done. Returns its result. @throws Timeout.
+  /// Blocks until the job is done. Returns its result. Any thread. @throws Timeout.
   bool wait(const TierJob& job);
 
  private:
@@ -78,7 +79,7 @@ class PageCopies {
   int page_size_;
   std::size_t page_bytes_;
   const Communicator& world_;
-  Rank me_;  // for the destructor, as is the deadline: a cache may outlive its ranks' meeting
+  Rank me_;  // not of `world_`, as the deadline: a cache may outlive its ranks' meeting
   std::chrono::milliseconds deadline_;
   std::mutex errors_;  // of the next two alone, as the stream's thread takes it
   std::exception_ptr error_;

@@ -268,6 +268,12 @@ static void check_tiers(kvmesh_mesh_t* mesh) {
   CHECK_OK(kvmesh_sequence_erase(cache, sequence));
   CHECK(kvmesh_prefix_match_after(cache, NULL, NULL, &match) == KVMESH_INVALID_ARGUMENT);
   CHECK(kvmesh_prefix_match_after(cache, key, NULL, NULL) == KVMESH_INVALID_ARGUMENT);
+  int64_t loading = -1;
+  CHECK(kvmesh_prefix_match_now(cache, key, NULL, &match, NULL) == KVMESH_INVALID_ARGUMENT);
+  CHECK(kvmesh_prefix_match_now(cache, key, NULL, NULL, &loading) == KVMESH_INVALID_ARGUMENT);
+  CHECK_OK(kvmesh_prefix_match_now(cache, key, NULL, &match, &loading));
+  CHECK(match.tokens == kTokens && loading == 0); /* there is no file */
+  CHECK_OK(kvmesh_prefix_release(cache, &match));
   CHECK_OK(kvmesh_prefix_match_after(cache, key, NULL, &match)); /* the stream of later steps */
   CHECK(match.tokens == kTokens);
   CHECK_OK(kvmesh_cache_get_tier_statistics(cache, &statistics));

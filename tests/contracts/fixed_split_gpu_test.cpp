@@ -3,8 +3,7 @@
 namespace kvmesh::test {
 namespace {
 
-/// Shapes for the families of kernels that a GPU has; tokens of latent pages are gathered in the
-/// last but one.
+/// A shape for each family of kernels that a GPU has.
 struct FixedSplitSizes {
   static constexpr const char* kName = "FixedSplit";
   static constexpr int kRandomCases = 0;
@@ -17,7 +16,6 @@ struct FixedSplitSizes {
             {16, 1, 576, 512, 64, Dtype::kBFloat16, PageKind::kLatent},
             {128, 1, 576, 512, 64, Dtype::kBFloat16, PageKind::kLatent},
             {16, 1, 576, 512, 64, Dtype::kFloat8E4M3, PageKind::kLatent},
-            {16, 1, 576, 512, 4, Dtype::kBFloat16, PageKind::kLatent},
             {4, 2, 20, 12, 4, Dtype::kFloat32}};
   }
   static std::vector<Dtype> stored() { return {}; }

@@ -51,7 +51,8 @@ typedef struct kvmesh_prefix_match {
 } kvmesh_prefix_match_t;
 
 /* These change metadata only, on every rank alike. With a file tier, kvmesh_prefix_match,
-   kvmesh_prefix_match_after and kvmesh_sequence_create_of_key are collective over all ranks. */
+   kvmesh_prefix_match_after, kvmesh_prefix_match_now and kvmesh_sequence_create_of_key are
+   collective over all ranks. */
 KVMESH_API kvmesh_status_t kvmesh_prefix_match(kvmesh_cache_t* cache,
                                                const kvmesh_prefix_key_t* key,
                                                kvmesh_prefix_match_t* match);
@@ -61,6 +62,12 @@ KVMESH_API kvmesh_status_t kvmesh_prefix_match(kvmesh_cache_t* cache,
 KVMESH_API kvmesh_status_t kvmesh_prefix_match_after(kvmesh_cache_t* cache,
                                                      const kvmesh_prefix_key_t* key, void* stream,
                                                      kvmesh_prefix_match_t* match);
+/* As kvmesh_prefix_match_after, but waits for no file: it starts to read what files have, and
+   `*loading` is the number of tokens behind the match that are on their way. While it is not 0, a
+   later call for the key may find more: see KvCache::match_prefix_now in kvmesh/kv_cache.hpp. */
+KVMESH_API kvmesh_status_t kvmesh_prefix_match_now(kvmesh_cache_t* cache,
+                                                   const kvmesh_prefix_key_t* key, void* stream,
+                                                   kvmesh_prefix_match_t* match, int64_t* loading);
 KVMESH_API kvmesh_status_t kvmesh_prefix_release(kvmesh_cache_t* cache,
                                                  const kvmesh_prefix_match_t* match);
 /* A sequence that has the cached tokens of a match, which it ends, or of a key. */

@@ -43,13 +43,16 @@ nb::list hashes(const PrefixKey& key) {
 }
 
 /// `after`: a stream, or None, after which pages come back.
-PrefixMatch match_prefix(PyCache& self, const PrefixKey& key, nb::handle after) {
+template <PrefixMatch (KvCache::*Match)(const PrefixKey&, std::optional<Stream>)>
+PrefixMatch match_by(PyCache& self, const PrefixKey& key, nb::handle after) {
   const auto cache = self.use();
   std::optional<Stream> stream;
   if (!after.is_none()) stream = stream_of(after, cache->mesh().device());
   const nb::gil_scoped_release release;  // with a file tier it waits for other ranks
-  return cache->match_prefix(key, stream);
+  return ((*cache).*Match)(key, stream);
 }
+constexpr auto match_prefix = match_by<&KvCache::match_prefix>;
+constexpr auto match_prefix_now = match_by<&KvCache::match_prefix_now>;
 
 std::uint64_t create_with_prefix(PyCache& self, const std::variant<PrefixKey*, PrefixMatch*>& of,
                                  nb::handle after) {
@@ -126,7 +129,9 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
       .def_prop_ro("hashes", &hashes, "The hash of each full page, as bytes.");
   nb::class_<PrefixMatch>(module, "PrefixMatch",
                           "A run of cached pages, pinned until create_with_prefix or release.")
-      .def_ro("tokens", &PrefixMatch::tokens);
+      .def_ro("tokens", &PrefixMatch::tokens)
+      .def_ro("loading", &PrefixMatch::loading,
+              "The tokens behind it that are on their way: see match_prefix_now.");
   cache
       .def(
           "make_prefix_key",
@@ -140,11 +145,17 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
           "adapter: (name, path) of a LoRA. items: (id, first token, tokens) of other modalities. "
           "prompt_embeds: the SHA-256 of each page's embeddings, as bytes, from the first page on.")
       .def(
-          "match_prefix", &match_prefix, nb::arg("key"), nb::kw_only(),
+          "match_prefix", match_prefix, nb::arg("key"), nb::kw_only(),
           nb::arg("after") = nb::none(),
           "The longest cached run of the key's tokens. after: the stream of the steps. On a GPU "
           "pages come back from tiers beside the steps then, after the work on it, which must come "
           "after all work that uses the cache's pages; without it the call waits for the device.")
+      .def(
+          "match_prefix_now", match_prefix_now, nb::arg("key"), nb::kw_only(),
+          nb::arg("after") = nb::none(),
+          "As match_prefix, but waits for no file: starts to read what files have of the key, and "
+          "returns the run that device and host tiers have now. While the match's `loading` is not "
+          "0, a later call for the key may find more: release the match, and ask again.")
       .def("create_with_prefix", &create_with_prefix, nb::arg("prefix"), nb::kw_only(),
            nb::arg("after") = nb::none(),
            "Returns a sequence that has the cached tokens of a key, or of a match, which it ends. "

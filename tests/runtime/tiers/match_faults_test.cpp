@@ -28,6 +28,7 @@ struct Case {
   bool has_host = false;
   bool has_groups = false;
   bool evicts = false;  ///< matches evict pages, which are stored
+  bool waits = true;    ///< matches wait for files; else they are asked for until all has come
 };
 
 /// Files that take their time to be written.
@@ -101,11 +102,20 @@ class Matching {
     cache_.erase(large);
   }
 
+  PrefixMatch match() {
+    for (;;) {
+      const PrefixMatch match =
+          case_.waits ? cache_.match_prefix(key_) : cache_.match_prefix_now(key_);
+      if (match.loading == 0) return match;
+      cache_.release(match);
+      std::this_thread::yield();
+    }
+  }
   void fail_at(int step) { faults_ = {.fails = is_failing() ? step : -1}; }
   /// Matches with step `fails` of this rank failing, if it is the one. Returns whether it has it.
   bool match_with(int fails) {
     fail_at(fails);
-    const std::string error = error_of([&] { cache_.release(cache_.match_prefix(key_)); });
+    const std::string error = error_of([&] { cache_.release(match()); });
     const bool mine = is_failing() && faults_.steps > fails;
     faults_ = {};
     const bool injected = on_any_rank(mine);
@@ -116,7 +126,7 @@ class Matching {
   /// All ranks match, and have their tokens.
   void expect_match() {
     PrefixMatch match;
-    ASSERT_EQ(error_of([&] { match = cache_.match_prefix(key_); }), "");
+    ASSERT_EQ(error_of([&] { match = this->match(); }), "");
     EXPECT_EQ(match.tokens, kTokens);
     const SequenceId sequence = cache_.create_with_prefix(match);
     for (int layer = 0; layer < cache_.options().layers; ++layer) {
@@ -133,7 +143,7 @@ class Matching {
   }
   /// All ranks refuse, for the failing one's sake.
   void expect_refusal(const std::string& of_failing) {
-    const auto match = [&] { static_cast<void>(cache_.match_prefix(key_)); };
+    const auto match = [&] { static_cast<void>(this->match()); };
     expect_error(error_of(match), is_failing() ? of_failing : of_others());
   }
   void expect_whole() {
@@ -187,7 +197,8 @@ void on_each_failing_rank(Case it, const std::function<void(Matching&)>& run) {
     for (it.failing = 0; it.failing < it.ranks; ++it.failing) {
       SCOPED_TRACE(testing::Message()
                    << it.ranks << " ranks, of which " << it.failing << " fails, host "
-                   << it.has_host << ", groups " << it.has_groups << ", evicts " << it.evicts);
+                   << it.has_host << ", groups " << it.has_groups << ", evicts " << it.evicts
+                   << ", waits " << it.waits);
       const MixedFolder folder;
       const auto on_rank = [&](Mesh& mesh) {
         Matching matching(mesh, it, folder.path());
@@ -200,8 +211,11 @@ void on_each_failing_rank(Case it, const std::function<void(Matching&)>& run) {
 // Its steps are the wait before evicted pages are stored, if there are some, and the wait before
 // pages are written. Without the first, what the host tier should hold is unknown: it is final.
 TEST(MatchFaults, AWaitOfOneRankThatFailsEndsTheMatchOnAll) {
-  for (const Case& it : {Case{}, Case{.evicts = true}, Case{.has_host = true},
-                         Case{.has_host = true, .has_groups = true, .evicts = true}}) {
+  for (const Case& it :
+       {Case{}, Case{.evicts = true}, Case{.has_host = true},
+        Case{.has_host = true, .has_groups = true, .evicts = true}, Case{.waits = false},
+        Case{.evicts = true, .waits = false},
+        Case{.has_host = true, .has_groups = true, .evicts = true, .waits = false}}) {
     const int steps = it.evicts ? 2 : 1;
     for (int fails = 0; fails <= steps; ++fails) {
       on_each_failing_rank(it, [&](Matching& matching) {
@@ -243,17 +257,19 @@ TEST(MatchFaults, AWaitOfOneRankThatFailsWithoutFilesEndsTheMatchThere) {
 // The pages that have come are given up, so the failed copy makes no token wrong; but the rank
 // refuses to go on.
 TEST(MatchFaults, ACopyOfOneRankThatFailsIsAMissOnAll) {
-  on_each_failing_rank({}, [&](Matching& matching) {
-    matching.copies_fail = matching.is_failing();
-    EXPECT_FALSE(matching.match_with(100));  // no error
-    matching.copies_fail = false;
-    matching.expect_whole();
-    if (matching.is_failing()) {
-      EXPECT_THROW(static_cast<void>(matching.cache().pool(0)), Error);
-    }
-    matching.expect_refusal("tiers: pages could not be copied");
-    matching.expect_whole();
-  });
+  for (const bool waits : {true, false}) {
+    on_each_failing_rank({.waits = waits}, [&](Matching& matching) {
+      matching.copies_fail = matching.is_failing();
+      EXPECT_FALSE(matching.match_with(100));  // no error
+      matching.copies_fail = false;
+      matching.expect_whole();
+      if (matching.is_failing()) {
+        EXPECT_THROW(static_cast<void>(matching.cache().pool(0)), Error);
+      }
+      matching.expect_refusal("tiers: pages could not be copied");
+      matching.expect_whole();
+    });
+  }
 }
 
 TEST(MatchFaults, ACopyThatFailsWhileALookupWaitsEndsTheMatchOnAll) {

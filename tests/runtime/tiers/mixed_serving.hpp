@@ -54,7 +54,7 @@ class Serving {
   }
 
   KvCache& cache() { return cache_; }
-  std::int64_t hits = 0, moved = 0;
+  std::int64_t hits = 0, loads = 0, moved = 0;
 
  private:
   Request& any() {
@@ -101,8 +101,12 @@ class Serving {
   void arrive() {
     Request request{{}, cache_.make_prefix_key(), {}};
     add_tokens(request, draw(random_, 1, 26));
-    const PrefixMatch match = cache_.match_prefix(request.key);
+    const bool waits = draw(random_, 0, 1) == 0;
+    const PrefixMatch match =
+        waits ? cache_.match_prefix(request.key) : cache_.match_prefix_now(request.key);
     hits += match.tokens > 0;
+    loads += match.loading > 0;
+    digests_ = digests_ * 31 + static_cast<std::uint64_t>(match.loading);
     if (draw(random_, 0, 9) == 0) return cache_.release(match);
     request.id = cache_.create_with_prefix(match);
     requests_.push_back(std::move(request));

@@ -32,6 +32,7 @@ TEST(MixedProperties, EveryTokenIsWhereItsTableSays) {
                      Serving serving(mesh, options, seed() + static_cast<std::uint64_t>(it.part));
                      serving.run(operations(100'000) * it.part / 100);
                      EXPECT_GT(serving.hits, 50);
+                     EXPECT_EQ(serving.loads > 0, it.has_files);
                      EXPECT_GT(serving.cache().tier_statistics().pages_back, 10);
                      if (it.ranks > 1) {
                        EXPECT_GT(serving.moved, 20);

@@ -90,11 +90,14 @@ TYPED_TEST_P(TiersContract, EvictedPagesComeBack) {
 
 TYPED_TEST_P(TiersContract, LaterCachesFindTheFiles) {
   this->on_ranks([](Mesh& mesh, const std::string& folder) {
-    for (const std::int64_t found : {0, 20}) {
+    const StepStream stream(mesh.device());
+    for (const auto& [found, way] :
+         {std::pair(0, AskWay::kWaits), {20, AskWay::kWaits}, {20, AskWay::kNow}}) {
       CacheOptions options = TestFixture::options(8);
       options.tiers = {.directory = folder, .direct = mesh.size() == 2};
       KvCache cache(mesh, options), plain(mesh, TestFixture::options(12));
-      EXPECT_EQ(ask(cache, plain, counted(0, 22)), found);
+      StepPlan plan = cache.plan({}, {.scatter = Scatter::kAll});
+      EXPECT_EQ(ask(cache, plain, counted(0, 22), &plan, stream.view(), way), found);
       cache.flush_tiers();
       barrier(mesh.world());
     }
@@ -117,7 +120,8 @@ TYPED_TEST_P(TiersContract, RandomRequestsFindWhatTheyShould) {
         const auto tokens =
             counted(static_cast<std::int32_t>(random() % 5) * 40, 1 + random() % 14);
         StepPlan* const step = i % 3 == 0 ? nullptr : &plan;
-        const std::int64_t found = ask(cache, plain, tokens, step, stream.view());
+        const std::int64_t found = ask(cache, plain, tokens, step, stream.view(),
+                                       i % 2 == 0 ? AskWay::kWaits : AskWay::kNow);
         EXPECT_LE(found, std::ssize(tokens));
       }
       EXPECT_GT(cache.tier_statistics().pages_back, 0);

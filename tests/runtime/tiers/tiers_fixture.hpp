@@ -8,6 +8,7 @@
 #include <numeric>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "kvmesh/device_memory.hpp"
@@ -92,13 +93,29 @@ inline std::vector<float> prefill(KvCache& cache, SequenceId sequence, const Pre
   return o.numbers();
 }
 
+/// The key's run, without a call that waits for files.
+inline PrefixMatch match_in_the_end(KvCache& cache, const PrefixKey& key,
+                                    std::optional<kvmesh::Stream> after) {
+  for (;;) {
+    const PrefixMatch match = cache.match_prefix_now(key, after);
+    if (match.loading == 0) return match;
+    cache.release(match);
+    std::this_thread::yield();
+  }
+}
+
+enum class AskWay { kWaits, kNow };
+
 /// A request: returns how many of its tokens were found. `step` and `stream` as in prefill.
 inline std::int64_t ask(KvCache& cache, KvCache& plain, std::span<const std::int32_t> tokens,
-                        StepPlan* step = nullptr, kvmesh::Stream stream = {}) {
+                        StepPlan* step = nullptr, kvmesh::Stream stream = {},
+                        AskWay way = AskWay::kWaits) {
   PrefixKey key = cache.make_prefix_key();
   key.append(tokens);
-  const SequenceId sequence =
-      cache.create_with_prefix(key, step ? std::optional(stream) : std::nullopt);
+  const auto after = step ? std::optional(stream) : std::nullopt;
+  const SequenceId sequence = way == AskWay::kWaits
+                                  ? cache.create_with_prefix(key, after)
+                                  : cache.create_with_prefix(match_in_the_end(cache, key, after));
   const std::int64_t found = cache.length(sequence);
   key.append(counted(1000, 3));  // at least one new token
   const std::vector<float> got = prefill(cache, sequence, key, step, stream);

@@ -2,8 +2,7 @@
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kRows, kTeams, kBlocksPerSm,
 // kBoxTokens (tokens of a box at the most), kPoolType, kQueryType, kQueryVectors (16-byte loads of
-// queries are possible), kRowScales (pages have a scale for each row), kScaleVectors (those of
-// neighbours lie together).
+// queries are possible), kRowScales (pages have a scale for each row).
 #pragma once
 
 #include "kernels/cuda/attend/hopper/latent_float8/latent_float8_tile.hpp"
