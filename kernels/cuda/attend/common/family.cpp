@@ -47,13 +47,16 @@ TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool,
   const ConstTensorView& k_scales = pool.k_scale.per_token;
   const ConstTensorView& v_scales = pool.v_scale.per_token;
   const bool row_scales = has_row_scales(pool.k_scale) || has_row_scales(pool.v_scale);
+  // Kernels that copy boxes copy the scales of both halves, or of none.
+  const bool has_copies = !row_scales || k_scales.empty() == v_scales.empty() || pool.is_latent();
   return {
       .q = q.dtype,
       .pool = pool.k.dtype,
       .q_vectors = begins_at_16_bytes(q),
       .pool_vectors = begins_at_16_bytes(pool.k) && begins_at_16_bytes(pool.v),
-      .pool_contiguous = is_contiguous(pool.k) && (pool.is_latent() || is_contiguous(pool.v)),
-      .pool_boxes = has_boxes(pool.k) && has_boxes(pool.v),
+      .pool_contiguous =
+          has_copies && is_contiguous(pool.k) && (pool.is_latent() || is_contiguous(pool.v)),
+      .pool_boxes = has_copies && has_boxes(pool.k) && has_boxes(pool.v),
       .latent = pool.is_latent(),
       .row_scales = row_scales,
       .scale_vectors = !row_scales || (has_scale_vectors(k_scales) && has_scale_vectors(v_scales)),

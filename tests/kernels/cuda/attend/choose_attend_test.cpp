@@ -169,6 +169,10 @@ TEST(AttendVariant, ScalesPerHeadAreNoScalesOfRows) {
   EXPECT_EQ(name_of(kinds_with(of_heads, of_heads), 8), "hopper decode float8");
   EXPECT_EQ(name_of(kinds_with(of_heads, of_heads), 128), "hopper prefill float8");
   EXPECT_EQ(name_of(kinds_with(of_rows, of_heads), 8), "hopper decode float8");
+  const ConstTensorView rows(memory, Dtype::kFloat8E4M3, {4, 2, 16, 128});
+  ConstKvPool of_keys{rows, {memory + 16, Dtype::kFloat8E4M3, {4, 2, 16, 128}}};
+  of_keys.k_scale.per_token = {memory, Dtype::kFloat32, {4, 2, 16, 1}};
+  EXPECT_EQ(name_of(kinds_of(q, of_keys), 8), "plain") << "the values have one number";
 }
 
 /// The copy engine takes pages in every order of memory that engines have: a map has one for heads
