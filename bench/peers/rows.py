@@ -139,6 +139,7 @@ ROWS = [
     *(Row("decode", 64, 8192, heads, 1, dim=576, page=64, latent=512) for heads in (16, 128)),
     Row("prefill", 8, 2048, 32, 8, queries=2048),
     Row("prefill", 2, 8192, 32, 8, queries=8192),
+    Row("prefill", 2, 8192, 32, 8, queries=8192, page=1),
     Row("prefill", 1, 16384, 32, 8, queries=16384),
     Row("prefill", 4, 32768, 32, 8, queries=512),
 ]

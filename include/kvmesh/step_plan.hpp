@@ -86,10 +86,17 @@ struct PlanOptions {
   /// options, all of the limits among them; the dtypes, strides and alignment of the tensors; the
   /// kind of GPU or `cpu_instruction_set`, and the build. Another number of queries, as where a
   /// prompt is divided into other steps, may give other bits. Mods that read `b` see another
-  /// number. With several kv ranks this holds for `attend_partial`; for `run` also, if partials
-  /// travel as float32, or always the same way, and `strategy` is kAuto or kAllToAll (kAuto is then
-  /// kAllToAll, and ways are not chosen by their measured times or between hosts). Reproducible
-  /// caches promise more without it, and ignore it.
+  /// number.
+  ///
+  /// With several kv ranks this holds for `attend_partial`. It holds for `run` where `strategy` is
+  /// kAuto or kAllToAll and partials either travel as float32 or always go the same way: without
+  /// NCCL, a batch with more rows than a window of the peer way has goes through the host. kAuto is
+  /// then kAllToAll; the hierarchical way and those of measured times are taken only if requested.
+  /// Reproducible caches need no such option.
+  ///
+  /// A GPU needs room for all pieces: 4 (v_dim + 1) bytes for each query, query head and piece of
+  /// the sequences that are cut. A sequence of many queries (128 blocks of up to 128 rows of a kv
+  /// head, or more) is not.
   std::int64_t fixed_split_tokens = 0;
   /// For decoding in a captured graph: see StepPlan. On a GPU, `query_tokens` times the number of
   /// query heads per kv head may be at most 64. Of more than 128 heads (64 if v_dim is over 128),

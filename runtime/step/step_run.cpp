@@ -10,7 +10,6 @@
 namespace kvmesh {
 namespace {
 
-/// Prefixes that sequences share would be summed apart in some batches only.
 StepOptions checked(StepOptions options) {
   const CombineOptions& combine = options.combine;
   for (const AttentionOptions& kind : options.kinds) check_scale(kind.scale);
@@ -23,6 +22,7 @@ StepOptions checked(StepOptions options) {
           static_cast<int>(combine.travels_as));
   check_fixed_split(options.fixed_split_tokens, options.shape.page_size);
   if (options.reproducible) options.fixed_split_tokens = 0;
+  // Prefixes that sequences share would be summed apart in some batches only.
   if (options.fixed_split_tokens > 0) options.shares_prefixes = false;
   return options;
 }

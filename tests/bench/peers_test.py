@@ -162,7 +162,7 @@ class Run(unittest.TestCase):
         return json.loads((self.folder / "out.json").read_text()), (self.folder / "out.md").read_text()
 
     def test_rounds_become_a_table_and_a_file(self):
-        done = self.run_with("--rows", "decode-64x8192-32/8", "prefill-2x8192-*", "--rounds", "2")
+        done = self.run_with("--rows", "decode-64x8192-32/8", "prefill-2x8192-32/8", "--rounds", "2")
         self.assertEqual(done.returncode, 0, done.stderr)
         report, text = self.report()
         self.assertIn(text, done.stdout)

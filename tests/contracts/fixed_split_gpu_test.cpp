@@ -3,7 +3,8 @@
 namespace kvmesh::test {
 namespace {
 
-/// A shape for each family of kernels that a GPU has.
+/// Shapes for the families of kernels that a GPU has; tokens of latent pages are gathered in the
+/// last but one.
 struct FixedSplitSizes {
   static constexpr const char* kName = "FixedSplit";
   static constexpr int kRandomCases = 0;
@@ -16,6 +17,7 @@ struct FixedSplitSizes {
             {16, 1, 576, 512, 64, Dtype::kBFloat16, PageKind::kLatent},
             {128, 1, 576, 512, 64, Dtype::kBFloat16, PageKind::kLatent},
             {16, 1, 576, 512, 64, Dtype::kFloat8E4M3, PageKind::kLatent},
+            {16, 1, 576, 512, 4, Dtype::kBFloat16, PageKind::kLatent},
             {4, 2, 20, 12, 4, Dtype::kFloat32}};
   }
   static std::vector<Dtype> stored() { return {}; }

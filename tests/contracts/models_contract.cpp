@@ -24,7 +24,7 @@ Models::Sizes Models::sizes() {
           .page_size = 8,
           .dim = 128,
           .gemma_dim = 256,
-          .gpt_oss_dim = 64,
+          .small_dim = 64,
           .latent_heads = 128,
           .latent_dim = 576,
           .latent_v_dim = 512};
@@ -87,7 +87,7 @@ TEST_P(Models, Gemma3) {
 }
 
 TEST_P(Models, GptOss) {
-  CacheOptions options = model(4, 16, 2, sizes().gpt_oss_dim);
+  CacheOptions options = model(4, 16, 2, sizes().small_dim);
   options.groups = {{.layers = layers_where(4, [](int layer) { return layer % 2 == 0; }),
                      .window = 8,
                      .page_share = 0.5}};
@@ -103,7 +103,7 @@ TEST_P(Models, DeepSeekV3) {
 
 /// The cache of an encoder's keys beside that of the decoder's own (Whisper, T5, BART).
 TEST_P(Models, CrossAttention) {
-  on_each_placement(GetParam(), model(2, 8, 8, sizes().gpt_oss_dim),
+  on_each_placement(GetParam(), model(2, 8, 8, sizes().small_dim),
                     [](CheckedCache& cache) { cross_attend(cache); });
 }
 

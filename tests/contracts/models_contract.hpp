@@ -14,7 +14,7 @@ class Models : public testing::TestWithParam<Place> {
   struct Sizes {
     Dtype dtype = Dtype::kFloat32;
     int page_size = 4;
-    int dim = 16, gemma_dim = 32, gpt_oss_dim = 16;
+    int dim = 16, gemma_dim = 32, small_dim = 16;
     int latent_heads = 16, latent_dim = 72, latent_v_dim = 64;
   };
   static Sizes sizes();

@@ -2,7 +2,7 @@
 // constants the kernel has.
 //
 //   hopper/  decode, speculation, prefill and latent pages, on sm_90a: wgmma, and the copy engine
-//            or warps that gather latent rows
+//            or warps that gather rows
 //   mma/     16-bit pages on any chip since sm_80: mma.sync
 //   plain/   everything else
 //   exact/   reproducible caches, and these alone

@@ -29,8 +29,8 @@ const AttentionShape& checked(const AttentionShape& shape) {
   return shape;
 }
 
-/// A row class that follows the largest short sequence of a batch would give the others another
-/// kernel, so a fixed split has that of decode.
+/// With a fixed split each sequence has the row class of one query: if it followed from the largest
+/// short sequence of a batch, the others had another kernel beside that one.
 std::int64_t short_rows_of(const AttentionShape& planned, const CudaAttend::Options& options) {
   if (!options.limits && options.fixed_split_tokens > 0) return group_of(planned);
   if (!options.limits) return options.short_rows;

@@ -119,31 +119,39 @@ std::int64_t DevicePlan::whole_queries(LaunchKind kind) const {
   return queries_of_whole_blocks(launches_[kind].block_tokens, options_.shape.kv_heads);
 }
 
-/// The most pieces of split blocks: those of the step if a mask leaves all pages or, with limits,
-/// of any step within these, where each sequence may have one piece that is not full.
-std::int64_t DevicePlan::most_fixed_splits(LaunchKind kind) const {
+/// The most splits of the step if a mask leaves all pages or, with limits, of any step within
+/// these, where each sequence may have one piece that is not full.
+DevicePlan::Splits DevicePlan::most_fixed_splits(LaunchKind kind) const {
   const Launch& launch = launches_[kind];
   const std::int64_t visits = visits_of_piece(), heads = kv_heads_of_query_block();
-  std::int64_t splits = 0;
+  Splits splits;
+  const auto add = [&](std::int64_t queries, std::int64_t pieces) {
+    splits.pieces += heads * most_query_blocks(queries, launch) * pieces;
+    splits.rows += heads * queries * group_ * pieces;
+  };
   const auto sequences = to_int32(std::ssize(sequences_) - std::ssize(shared_.blocks));
   for (std::int32_t s = 0; s < sequences; ++s) {
     const PlanSequence& it = sequences_[static_cast<std::size_t>(s)];
     if (launch_of(s) != kind || it.pages <= visits || it.queries >= whole_queries(kind)) continue;
-    splits += heads * most_query_blocks(it.queries, launch) * ceil_div(it.pages, visits);
+    add(it.queries, ceil_div(it.pages, visits));
   }
   if (!limits_ || kind != kShortLaunch) return splits;
-  return std::max(splits, heads * most_query_blocks(limits_->queries, launch) *
-                              (limits_->pages / visits + limits_->sequences));
+  const Splits of_step = splits;
+  splits = {};
+  add(limits_->queries, limits_->pages / visits + limits_->sequences);
+  return {std::max(splits.pieces, of_step.pieces), std::max(splits.rows, of_step.rows)};
 }
 
-/// The most pieces of split blocks of a launch that has blocks.
-std::int64_t DevicePlan::most_splits(LaunchKind kind) const {
+/// The most splits of a launch that has blocks.
+DevicePlan::Splits DevicePlan::most_splits(LaunchKind kind) const {
   if (is_fixed_split()) return most_fixed_splits(kind);
   const Launch& launch = launches_[kind];
   const bool is_of_graph = limits_ && kind != kLongLaunch;
   const bool may_split =
       is_of_graph || launch.most_blocks < kManyBlocks * launch.shape.resident_blocks;
-  return may_split ? kSplitsPerResidentBlock * launch.shape.resident_blocks : 0;
+  if (!may_split) return {};
+  const std::int64_t pieces = kSplitsPerResidentBlock * launch.shape.resident_blocks;
+  return {pieces, pieces * rows_of_block(launch)};
 }
 
 /// Computes grids, and the most tasks, merges and rows of workspace of the launches.
@@ -158,7 +166,8 @@ void DevicePlan::shape_launches() {
     const std::int64_t own = heads * most_own_blocks(kind);
     launch.most_blocks = shared + own;
     launch.planned.grid = launch.most_blocks == 0 ? 0 : to_int32(resident);
-    launch.most_splits = launch.most_blocks == 0 ? 0 : to_int32(most_splits(kind));
+    const Splits splits = launch.most_blocks == 0 ? Splits{} : most_splits(kind);
+    launch.most_splits = to_int32(splits.pieces);
     launch.first_workspace_row = to_int32(workspace_rows_);
     // Blocks that go through the workspace also if they are not split.
     const std::int64_t members =
@@ -166,8 +175,7 @@ void DevicePlan::shape_launches() {
     const std::int64_t whole = merges_all_ ? own : std::min(own, members);
     if (launch.most_splits + shared + whole == 0) continue;
     const Launch& of_own = launches_[kind == kLongLaunch ? kLongLaunch : kShortLaunch];
-    workspace_rows_ +=
-        (launch.most_splits + shared) * rows_of_block(launch) + whole * rows_of_block(of_own);
+    workspace_rows_ += splits.rows + shared * rows_of_block(launch) + whole * rows_of_block(of_own);
     // A graph's sequences are in one of both launches.
     if (!limits_ || kind != kSharedLaunch) {
       most_merges_ += std::min(own, whole + launch.most_splits / 2);

@@ -201,8 +201,13 @@ class DevicePlan {
   bool is_fixed_split() const { return options_.fixed_split_tokens > 0; }
   std::int64_t visits_of_piece() const;
   std::int64_t whole_queries(LaunchKind kind) const;
-  std::int64_t most_fixed_splits(LaunchKind kind) const;
-  std::int64_t most_splits(LaunchKind kind) const;
+  /// Pieces of split blocks, and the rows of all pieces.
+  struct Splits {
+    std::int64_t pieces = 0;
+    std::int64_t rows = 0;
+  };
+  Splits most_fixed_splits(LaunchKind kind) const;
+  Splits most_splits(LaunchKind kind) const;
   void shape_launches();
   void reserve_arrays(std::int64_t candidates, std::int64_t query_blocks);
   template <class... Arrays>

@@ -224,7 +224,7 @@ class Splitter {
     const long long tiles = is_there ? split_units(query_block) * p_.split_unit_tiles : 0;
     const HeadBlocks blocks = head_blocks(block, tiles, scan(tiles, all.tiles));
     int splits = 1;
-    if (is_there && !is_of_long_chunk(query_block) && !line.stays_whole(blocks, head)) {
+    if (is_there && !is_kept_whole(query_block) && !line.stays_whole(blocks, head)) {
       splits = static_cast<int>(Cuts(line, blocks).pieces());
     }
     // No more than there is room for: from the first query block that has none on, all stay whole.
@@ -248,7 +248,8 @@ class Splitter {
     }
   }
 
-  __device__ bool is_of_long_chunk(int query_block) const {
+  /// By the numbers of its own sequence, in fixed-split mode.
+  __device__ bool is_kept_whole(int query_block) const {
     const QueryBlock& block = p_.candidates.query_blocks[query_block];
     return p_.candidates.sequences[block.sequence].queries >= p_.whole_queries;
   }

@@ -19,10 +19,13 @@ bool is_contiguous(const ConstTensorView& view) {
   return true;
 }
 
-/// Copies of one page never use the distance of pages.
+/// The distance of pages does not matter if there is one, nor that of heads.
 bool has_boxes(const ConstTensorView& half) {
+  const auto bytes = static_cast<std::int64_t>(size_bytes(half.dtype));
+  const bool has_heads = half.size(1) < 2 || is_multiple(half.stride(1), half.size(3)) ||
+                         is_multiple(half.stride(1) * bytes, 128);
   return half.stride(3) == 1 && half.stride(2) > 0 && (half.size(0) < 2 || half.stride(0) > 0) &&
-         (half.size(1) < 2 || is_multiple(half.stride(1), half.size(3)));
+         has_heads;
 }
 
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }

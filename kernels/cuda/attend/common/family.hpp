@@ -24,8 +24,9 @@ struct TensorKinds {
   /// Both halves of the pool are [pages, kv_heads, page_size, dim] without gaps; of latent pages
   /// the keys are.
   bool pool_contiguous = true;
-  /// Pages and heads of both halves are whole rows apart in one direction or another, as in every
-  /// layout of engines: the copy engine can take a page of a head as a box.
+  /// In both halves heads are a whole number of rows or of 128 bytes apart, and tokens and pages
+  /// lie forward, as in every layout of engines: the copy engine can take a page of a head as a
+  /// box.
   bool pool_boxes = true;
   /// Values are the first elements of the keys' rows.
   bool latent = false;

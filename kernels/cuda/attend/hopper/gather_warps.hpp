@@ -5,7 +5,7 @@ namespace kvmesh::cuda {
 
 /// The first also claims pieces and brings tasks.
 inline constexpr int kGatherWarps = 4;
-/// Rows of a warp, of a tile of this many keys: 32 at the most.
+/// Returns how many rows of a tile each warp gathers, 32 at the most.
 constexpr int gather_rows(int tile_keys) { return tile_keys / kGatherWarps; }
 /// Arrivals at a barrier of a tile: each lane's copies, and what a warp wrote.
 inline constexpr int kGatherArrivals = kGatherWarps * (32 + 1);

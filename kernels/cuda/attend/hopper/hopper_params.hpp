@@ -10,9 +10,9 @@ namespace kvmesh::cuda {
 /// The steps in a map from page to page and from head to head. Heads that are whole atoms apart
 /// follow one another along the atoms, others along the pages.
 struct HeadSteps {
-  std::int32_t pages;  // from page to page, in first indices
-  std::int32_t heads;  // from head to head, in first indices
-  std::int32_t atoms;  // and in atoms
+  std::int32_t pages;  // pages of the map from page to page
+  std::int32_t heads;  // pages of the map from head to head
+  std::int32_t atoms;  // atoms from head to head
 };
 
 /// The pool's halves as [pages][page_size / 8][atoms][8][64], of float8 as image.hpp says: a box is

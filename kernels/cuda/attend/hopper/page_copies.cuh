@@ -1,4 +1,4 @@
-// What one lane of a producer warp copies of a page: its box, and scales of its keys.
+// A lane of a producer warp copies a page by these: its box, and scales of its keys.
 #pragma once
 
 #include "kernels/cuda/attend/common/rows.cuh"
@@ -15,8 +15,8 @@ struct PageBox {
   int page;
 };
 
-/// The box of `page` from its 8 rows `group` on. Of no page, if `page` is negative: it has an index
-/// outside of the map, where the copy engine reads 0.
+/// Returns the box of `page` from its 8 rows `group` on. The box of a negative page lies outside of
+/// the map, where the copy engine reads 0.
 __device__ inline PageBox page_box(const HeadSteps& steps, const DeviceTask& task, int page,
                                    int group) {
   const int head = pool_head(task);
@@ -33,7 +33,7 @@ __device__ inline void prefetch_box(const TensorMap& map, const PageBox& box) {
 }
 
 /// Starts the copies of the scales of four keys, the first of which is number `token` of its page.
-/// Of no page, if `page` is negative: then they are 0.
+/// Scales of a negative page are 0.
 __device__ inline void copy_scales(float* to, const DeviceScale& scale, const DeviceTask& task,
                                    int page, int token) {
   const float* from =

@@ -110,7 +110,7 @@ bool gathers_pool(const AttendCase& what) {
          std::has_single_bit(static_cast<unsigned>(what.shape.page_size));
 }
 
-bool gathers_kv_pool(const AttendCase& what) {
+bool gathers_for_many_rows(const AttendCase& what) {
   const auto takes = [](int dim) { return dim % 64 == 0 && dim >= 64 && dim <= 256; };
   return what.architecture == "sm_90a" && info_of(what.kinds.pool).bits == 16 &&
          what.kinds.pool_vectors && takes(what.shape.k_dim) && takes(what.shape.v_dim);

@@ -22,9 +22,9 @@ bool takes_latent_float8_pool(const AttendCase& what);
 /// outputs have.
 bool gathers_pool(const AttendCase& what);
 
-/// The same of 16-bit KV pages of any number of tokens, with dims of 64 to 256 that are multiples
-/// of 64.
-bool gathers_kv_pool(const AttendCase& what);
+/// Returns the same for kernels of many rows: 16-bit pages of any number of tokens, latent ones
+/// included, with dims of 64 to 256 that are multiples of 64.
+bool gathers_for_many_rows(const AttendCase& what);
 
 /// @throws Unsupported where the driver is too old; InvalidArgument if it refuses the pool.
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool);

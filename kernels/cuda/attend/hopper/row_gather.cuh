@@ -40,21 +40,21 @@ class RowGather {
                        const PageVisit& visit, std::uint32_t to) const {
     static_assert(!kGathers || Image.dim % 64 == 0);
     // Each lane finds the place of one row, and others get it from there: math warps need the
-    // instructions that finding it eight times would take. Rows without a page have none.
-    const auto mine = visit.page < 0
-                          ? 0
-                          : reinterpret_cast<std::uint64_t>(place_of(
-                                half, task, visit.page, first_key + warp_ * kRows + lane()));
+    // instructions that finding it eight times would take. The last bit marks rows without a page.
+    const auto mine = reinterpret_cast<std::uint64_t>(
+                          place_of(half, task, visit.page, first_key + warp_ * kRows + lane())) |
+                      (visit.page < 0 ? 1 : 0);
     const unsigned first = lane() / 8u, unit = lane() % 8u;
 #pragma unroll(kRows == 32 ? 8 : 1)  // the latent kernels have registers for one
     for (unsigned i = 0; i < kRows; i += 4) {
       const std::uint64_t place = __shfl_sync(kAllLanes, mine, first + i);
       // Opaque, so that the atoms' addresses are this one and a constant.
-      const char* from = opaque(reinterpret_cast<const char*>(place) + Begin * 2 + unit * 16);
+      const char* from =
+          opaque(reinterpret_cast<const char*>(place & ~1ull) + Begin * 2 + unit * 16);
       const unsigned in_group = first + i % kAtomRows;
       const std::uint32_t at = to + Image.bytes(warp_ * kRows) +
                                i / kAtomRows * Image.group_bytes() + Image.unit(in_group, unit);
-      const int bytes = place == 0 ? 0 : 16;
+      const int bytes = place & 1 ? 0 : 16;
 #pragma unroll
       for (int atom = 0; atom < Image.atoms(); ++atom) {
         cp_async_16_zfill(at + atom * Image.atom_bytes(), from + atom * kLongRowBytes, bytes);

@@ -203,9 +203,10 @@ TEST(AttendVariant, PagesOfEnginesNeedNoKernelsOfTheirOwn) {
     }
   }
   EXPECT_EQ(half_family(160, false, 160), "hopper decode");
-  EXPECT_EQ(half_family(160, true, 160), "mma");    // atoms begin at 0, 48 and 96
-  EXPECT_EQ(half_family(128, true, 136), "mma");    // a head is not whole rows from the next
-  EXPECT_EQ(half_family(128, true, 132), "plain");  // rows begin at multiples of 8 bytes
+  EXPECT_EQ(half_family(160, true, 160), "mma");  // atoms begin at 0, 48 and 96
+  EXPECT_EQ(half_family(128, true, 136), "mma");  // a head is not whole rows from the next
+  EXPECT_EQ(half_family(192, true, 320), "hopper decode");  // beside values of 128
+  EXPECT_EQ(half_family(128, true, 132), "plain");          // rows begin at multiples of 8 bytes
   for (const std::int64_t dim : {64, 128, 192, 256}) {
     EXPECT_EQ(family_of(Dtype::kFloat8E4M3, dim, true, dim, 2), "hopper decode float8") << dim;
   }

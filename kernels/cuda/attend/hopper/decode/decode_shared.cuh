@@ -3,7 +3,8 @@
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kRows, kStages, kPieceRing,
 // kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible), kLatent (values are
 // the first elements of the keys, and have no stages of their own), kRowScales (float8 pages have a
-// scale for each row), kGathers (warps gather the keys of latent pages one by one: row_gather.cuh).
+// scale for each row), kScaleVectors (those of neighbours lie together), kGathers (warps gather the
+// keys of latent pages one by one: row_gather.cuh).
 #pragma once
 
 #include "kernels/cuda/attend/hopper/decode/decode_tile.hpp"

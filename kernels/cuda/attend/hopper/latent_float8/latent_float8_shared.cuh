@@ -2,7 +2,8 @@
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kRows, kTeams, kBlocksPerSm,
 // kBoxTokens (tokens of a box at the most), kPoolType, kQueryType, kQueryVectors (16-byte loads of
-// queries are possible), kRowScales (pages have a scale for each row).
+// queries are possible), kRowScales (pages have a scale for each row), kScaleVectors (those of
+// neighbours lie together).
 #pragma once
 
 #include "kernels/cuda/attend/hopper/latent_float8/latent_float8_tile.hpp"

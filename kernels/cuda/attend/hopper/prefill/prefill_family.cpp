@@ -49,7 +49,7 @@ class PrefillFamily final : public AttendFamily {
         shape.v_dim <= 128 || !(what.head_classes || (is_float8(what) && what.rows == 128));
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
                       shape.k_dim <= 256 && shape.v_dim <= 256 && has_registers &&
-                      (gathers_ ? gathers_kv_pool(what) : takes_pool(what)) &&
+                      (gathers_ ? gathers_for_many_rows(what) : takes_pool(what)) &&
                       !(is_float8(what) && what.kinds.latent);
     if (!fits) return std::nullopt;
     const std::optional<PrefillTile> tile = tile_of(what, gathers_);
