@@ -20,8 +20,8 @@ bool takes_page(int tokens) {
   return tokens % kAtomRows == 0 && (kMostBoxTokens % tokens == 0 || tokens % kMostBoxTokens == 0);
 }
 
-/// Returns whether heads of rows of `dim` elements are whole atoms apart wherever they are whole
-/// rows apart: of dims below 257, only 160 are not.
+/// Returns whether heads are whole atoms apart wherever pool_boxes says that they are whole rows or
+/// 128 bytes apart: of dims below 257, only those of 160 are not.
 bool has_whole_atoms(int dim, Dtype dtype) {
   return dim % KvImage{dim, static_cast<int>(size_bytes(dtype))}.atom_step() == 0;
 }
