@@ -353,11 +353,10 @@ class LatentFloat8Math : ThreadColumns {
         if (r >= task.rows) continue;
         const float of_row = c == 0 ? factor.x : factor.y;
         const OutputRow to = output_row(p_, task, r);
-#pragma unroll
-        for (int m = 0; m < kDimTiles; ++m) {
-          to.put_pair(LatentFloat8Products::first_dim(thread / 32, m) + dim,
-                      o_[m][4 * j + c] * of_row, o_[m][4 * j + 2 + c] * of_row);
-        }
+        to.put_pairs<kDimTiles, 64>(
+            LatentFloat8Products::first_dim(thread / 32, 0) + dim, [&](int m) {
+              return float2{o_[m][4 * j + c] * of_row, o_[m][4 * j + 2 + c] * of_row};
+            });
       }
     }
   }

@@ -24,11 +24,22 @@ class LatentFloat8Products {
     return (warp / kTeamWarps * kDimTiles + m) * 64 + warp % kTeamWarps * 16;
   }
 
+  // Loops over the parts, which must be unrolled: they have no other end than their count, since
+  // some kernels keep a loop with a `break`. A template for each part, which calls the next, is
+  // unrolled in any case, but the kernel takes half as long again to compile.
+
   /// s = K Q^T. REQUIRES: the stage is full.
   __device__ void multiply_keys(int stage, Scores& s) const {
-    Part first, second;
-    load_keys(stage, 0, first);
-    multiply_part<0>(stage, first, second, s);
+    Part parts[2];
+    load_keys(stage, 0, parts[0]);
+#pragma unroll
+    for (int part = 0; part < kKeyParts; ++part) {
+      multiply_part(part, parts[part % 2], s);
+      if (part + 1 < kKeyParts) {
+        if (part > 0) wgmma_wait_group<1>();  // the registers of the part before are free
+        load_keys(stage, part + 1, parts[(part + 1) % 2]);
+      }
+    }
     wgmma_wait_group<0>();
     wgmma_tie(s);
   }
@@ -38,9 +49,16 @@ class LatentFloat8Products {
     const int thread = opaque(threadIdx.x);  // else the address is in a register all the while
     const std::uint32_t rows =
         shared_.values(stage) + kImageV.unit(thread % 32, first_dim(thread / 32, 0) / 16);
-    Part first, second;
-    load_values(rows, 0, first);
-    add_part<0>(stage, rows, first, second, o);
+    Part parts[2];
+    load_values(rows, 0, parts[0]);
+#pragma unroll
+    for (int part = 0; part < kValueParts; ++part) {
+      add_part(stage, part, parts[part % 2], o);
+      if (part + 1 < kValueParts) {
+        if (part > 0) wgmma_wait_group<1>();
+        load_values(rows, part + 1, parts[(part + 1) % 2]);
+      }
+    }
     wgmma_wait_group<0>();
 #pragma unroll
     for (int m = 0; m < kDimTiles; ++m) wgmma_tie(o[m]);
@@ -57,44 +75,29 @@ class LatentFloat8Products {
 
   __device__ static int lane() { return threadIdx.x % 32; }
 
-  // Templates rather than loops, which the compiler does not unroll in every kernel. Of loops that
-  // it does unroll, which compile faster, docs/results/tried.md says why they were taken back.
-
-  /// Products of the keys in `now` and of all parts after them.
-  template <int Number>
-  __device__ void multiply_part(int stage, Part& now, Part& next, Scores& s) const {
+  /// Starts the products of a part of the keys.
+  __device__ void multiply_part(int part, const Part& keys, Scores& s) const {
     const std::uint64_t queries = kImageQ.operand(shared_.queries());
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
-      constexpr int kFirst = Number * kSteps;
-      wgmma_float16(s, now[i], queries + kImageQ.further((kFirst + i) * 16), kFirst + i > 0);
+      const int k = part * kSteps + i;
+      wgmma_float16(s, keys[i], queries + kImageQ.further(k * 16), k > 0);
     }
     wgmma_commit_group();
-    if constexpr (Number + 1 < kKeyParts) {
-      if constexpr (Number > 0) wgmma_wait_group<1>();  // the registers `next` are free
-      load_keys(stage, Number + 1, next);
-      multiply_part<Number + 1>(stage, next, now, s);
-    }
   }
 
   /// The same with values.
-  template <int Number>
-  __device__ void add_part(int stage, std::uint32_t rows, Part& now, Part& next, Outputs& o) const {
+  __device__ void add_part(int stage, int part, const Part& values, Outputs& o) const {
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
-      const int k = step_of(Number) + i;
+      const int k = step_of(part) + i;
       const std::uint64_t weights = kImageWeights.operand(shared_.weights(stage, k / kTeamSteps));
-      wgmma_float16(o[dims_of(Number)], now[i],
+      wgmma_float16(o[dims_of(part)], values[i],
                     weights + kImageWeights.further(k % kTeamSteps * 16), true);
     }
     wgmma_commit_group();
-    if constexpr (Number + 1 < kValueParts) {
-      if constexpr (Number > 0) wgmma_wait_group<1>();
-      load_values(rows, Number + 1, next);
-      add_part<Number + 1>(stage, rows, next, now, o);
-    }
   }
 
   /// The address of unit `first` + u of a row, from that of its unit u, where no unit number has a
