@@ -163,12 +163,24 @@ void HostTensor::set(std::int64_t row, std::int64_t head, std::int64_t d, float 
   std::memcpy(at, &bits, sizeof bits);
 }
 
+void HostTensor::copy_row(std::int64_t from, std::int64_t to) {
+  const auto row_bytes = static_cast<std::size_t>(row_stride_) * size_bytes(dtype_);
+  std::memcpy(bytes() + static_cast<std::size_t>(to) * row_bytes,
+              bytes() + static_cast<std::size_t>(from) * row_bytes, row_bytes);
+}
+
 bool HostTensor::gaps_untouched() const {
-  const auto size = (rows_ + 1) * row_stride_;
-  for (std::int64_t i = 0; i < size; ++i) {
-    const std::int64_t row = i / row_stride_, head = i % row_stride_ / head_stride_;
-    const bool inside = row < rows_ && head < heads_ && i % head_stride_ < dim_;
-    if (!inside && !std::isnan(read(i))) return false;
+  for (std::int64_t row = 0; row <= rows_; ++row) {
+    const std::int64_t heads = row < rows_ ? heads_ : 0;
+    const std::int64_t end = (row + 1) * row_stride_;
+    for (std::int64_t at = row * row_stride_, head = 0; at < end; ++at) {
+      if (head < heads && at == offset(row, head, 0)) {
+        at += dim_ - 1;
+        ++head;
+      } else if (!std::isnan(read(at))) {
+        return false;
+      }
+    }
   }
   return true;
 }

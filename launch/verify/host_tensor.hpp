@@ -34,6 +34,8 @@ class HostTensor {
   std::vector<float> elements(std::int64_t row, std::int64_t head) const;
   /// Rounds to the dtype.
   void set(std::int64_t row, std::int64_t head, std::int64_t d, float value);
+  /// Gives row `to` the elements of row `from`.
+  void copy_row(std::int64_t from, std::int64_t to);
 
   /// Returns [rows, some heads, dim], on the host.
   TensorView view(IndexRange heads) const { return view_at(bytes(), heads, {}); }
