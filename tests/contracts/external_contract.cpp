@@ -12,11 +12,11 @@ void with_engine(const Place& place, const ExternalForm& form, const ExternalScr
   place.run([&](Communicator& comm) {
     const std::uint64_t seed = agreed_seed(comm);
     SCOPED_TRACE(seed_trace(seed));
-    Mesh mesh(comm, {.threads = 2, .device = place.device});
-    ExternalCase engine(mesh, form, seed);
+    const auto mesh = place.mesh(comm, {.threads = 2, .device = place.device});
+    ExternalCase engine(*mesh, form, seed);
     script(engine);
     for (const std::string& message : engine.findings().messages()) ADD_FAILURE() << message;
-    if (mesh.size() == 1) {
+    if (mesh->size() == 1) {
       EXPECT_GT(engine.findings().rows(), 0);
     }
   });

@@ -182,8 +182,8 @@ void on_each_shape(const Place& place, const std::function<void(Served&)>& body)
                              shape.kv_heads, shape.k_dim, shape.v_dim, shape.page_size,
                              name(shape.dtype)));
     place.run([&](Communicator& comm) {
-      Mesh mesh(comm, {.threads = 2, .device = place.device});
-      Served served(mesh, shape);
+      const auto mesh = place.mesh(comm, {.threads = 2, .device = place.device});
+      Served served(*mesh, shape);
       body(served);
     });
   }

@@ -29,15 +29,16 @@ inline void on_each_placement(const Place& place, const CacheOptions& options,
     const std::uint64_t seed = agreed_seed(comm);
     SCOPED_TRACE(seed_trace(seed));
     if (comm.size() % head_parallel != 0) return;
-    Mesh mesh(comm, {.head_parallel = head_parallel,
-                     .threads = 2,
-                     .device = place.device,
-                     .membership = rotated_membership(comm.size() / head_parallel)});
+    const auto mesh =
+        place.mesh(comm, {.head_parallel = head_parallel,
+                          .threads = 2,
+                          .device = place.device,
+                          .membership = rotated_membership(comm.size() / head_parallel)});
     for (Placement placement : {Placement::kBalanced, Placement::kStriped, Placement::kPacked}) {
       SCOPED_TRACE(name(placement));
       CacheOptions placed = options;
       placed.placement = placement;
-      CheckedCache cache(mesh, placed, seed);
+      CheckedCache cache(*mesh, placed, seed);
       script(cache);
       expect_good(cache);
     }

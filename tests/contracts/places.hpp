@@ -1,11 +1,14 @@
 // The places of a contract: the ranks, the device, and the sizes of the caches.
 #pragma once
 
+#include <memory>
 #include <ostream>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "kvmesh/kv_cache.hpp"
+#include "tests/support/kept_meshes.hpp"
 #include "tests/support/ranks.hpp"
 
 namespace kvmesh::test {
@@ -132,6 +135,9 @@ struct OnCpu {
 
   static std::string name() { return Ranks::name() + Sizes::kName; }
   static void run(const RankBody& body) { Ranks::run(body); }
+  static std::shared_ptr<Mesh> mesh(Communicator& comm, const MeshOptions& options) {
+    return std::make_shared<Mesh>(comm, options);
+  }
   static CacheOptions small() { return small_cache(Sizes::kSmall); }
   static std::vector<ContractShape> shapes() { return Sizes::shapes(); }
   static std::vector<Dtype> stored() { return Sizes::stored(); }
@@ -173,6 +179,10 @@ struct OnCuda {
       comm.set_deadline(std::chrono::seconds(120));  // a peer may be compiling
       body(comm);
     });
+  }
+  static std::shared_ptr<Mesh> mesh(Communicator& /*comm*/, const MeshOptions& options) {
+    static_assert(std::is_same_v<Ranks, MpiRanks>);
+    return kept_meshes.get(options);
   }
   static CacheOptions small() { return small_cache(Sizes::kSmall); }
   static std::vector<ContractShape> shapes() { return Sizes::shapes(); }
@@ -216,6 +226,8 @@ struct Place {
   std::uint64_t random_cases;
   bool reproducible;
   void (*run)(const RankBody& body);
+  /// A mesh over the ranks of `run`, to which it passed `comm`; tests on GPUs may share it.
+  std::shared_ptr<Mesh> (*mesh)(Communicator& comm, const MeshOptions& options);
   CacheOptions (*small)();
   std::vector<ContractShape> (*shapes)();
   std::vector<Dtype> (*stored)();
@@ -230,6 +242,7 @@ Place place_of() {
           .random_cases = Type::kRandomCases,
           .reproducible = Type::kReproducible,
           .run = &Type::run,
+          .mesh = &Type::mesh,
           .small = &Type::small,
           .shapes = &Type::shapes,
           .stored = &Type::stored};
