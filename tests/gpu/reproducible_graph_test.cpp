@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "tests/gpu/replays.hpp"
+#include "tests/support/kept_meshes.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -26,7 +27,7 @@ Mesh single_mesh(const Mesh& mesh) {
 }
 
 TEST(ReproducibleGraph, ReplaysEqualEagerSteps) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   const CacheOptions options = reproducible_options();
   if (is_captured_by_nccl(mesh)) {
     return expect_replays_like_eager_steps(mesh, mesh, options, std::min(steps_or(200), 200));
@@ -42,7 +43,7 @@ TEST(ReproducibleGraph, ReplaysEqualEagerSteps) {
 }
 
 TEST(ReproducibleGraph, ReplaysEqualStepsOfOneRank) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   if (!is_captured_by_nccl(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
   Mesh single = single_mesh(mesh);
   expect_replays_like_eager_steps(mesh, single, reproducible_options(),
@@ -157,7 +158,7 @@ class ScatteredRows {
 
 // With limits every rank takes part in all rows.
 TEST(ReproducibleGraph, RowsOfEachScatterAreThoseOfOneRank) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   ScatteredRows rows(mesh);
   for (const Scatter scatter :
        {Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner}) {

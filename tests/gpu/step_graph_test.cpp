@@ -6,6 +6,7 @@
 
 #include "tests/gpu/drafting.hpp"
 #include "tests/gpu/replays.hpp"
+#include "tests/support/kept_meshes.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -19,14 +20,14 @@ bool is_captured(Mesh& mesh) {
 }
 
 TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
   expect_replays_like_eager_steps(mesh, mesh, cache_options(), steps_or(1000));
 }
 
 // Gathers, appends, kernels of attention that send rows, and combines take turns on the windows.
 TEST(StepGraph, GathersTheQueriesOfEachBatch) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
   expect_replays_like_eager_steps(mesh, mesh, cache_options(), steps_or(200), true);
 }
@@ -34,7 +35,7 @@ TEST(StepGraph, GathersTheQueriesOfEachBatch) {
 // Draft, verify, accept, with trees whose shapes change between replays. Pages are shared with a
 // fork, and what is accepted moves over pages and ranks.
 TEST(StepGraph, VerifiesDraftTreesAndKeepsTheAcceptedPaths) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
   Drafting drafting(mesh);
   for (int turn = 0; turn < 30; ++turn) drafting.step(turn % 3 == 2);
@@ -45,7 +46,7 @@ TEST(StepGraph, VerifiesDraftTreesAndKeepsTheAcceptedPaths) {
 // A run may send rows to their owners from the kernels of attention; its parts have a partial in
 // between. The arithmetic is the same.
 TEST(StepGraph, ARunGivesTheBitsOfItsParts) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   const DeviceMemory numbers = random_numbers(mesh);
   const Stream stream;
   Inputs prompt(mesh, 300);
@@ -91,7 +92,7 @@ TEST(StepGraph, ARunGivesTheBitsOfItsParts) {
 
 // Attention stores rows in the messages, where a run with limits sends all of them.
 TEST(StepGraph, OverNcclARunPacksNothing) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   if (mesh.kv_parallel() == 1 || mesh.device_group().nccl() == nullptr) {
     GTEST_SKIP() << "no messages over NCCL";
   }
@@ -133,7 +134,7 @@ TEST(StepGraph, OverNcclARunPacksNothing) {
 // Where each sequence is on one rank, which owns its rows, attention writes the output and there is
 // no combine: a rank need not even wait for the others.
 TEST(StepGraph, RowsStayWithTheRanksThatHoldTheirKeys) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   const DeviceMemory numbers = random_numbers(mesh);
   const Stream stream;
   Inputs prompt(mesh, 300);
@@ -182,7 +183,7 @@ TEST(StepGraph, RowsStayWithTheRanksThatHoldTheirKeys) {
 
 // No list of queries crosses a q block, so one of a block mask makes more of them.
 TEST(StepGraph, HasRoomForABlockMaskOfSmallQBlocks) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   constexpr std::int64_t kQueries = 3, kTokens = kSequences * kQueries;
   const BlockMask mask =
       BlockMask::create([](auto, auto, auto, auto kv) { return kv / 16 % 3 != 1; },
@@ -215,7 +216,7 @@ TEST(StepGraph, HasRoomForABlockMaskOfSmallQBlocks) {
 }
 
 TEST(StepGraph, RejectsCaptureThatWouldLoadKernels) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   if (mesh.kv_parallel() > 1) GTEST_SKIP() << "one rank shows it";
   const Stream stream;
   KvCache cache(mesh, cache_options());
@@ -236,7 +237,7 @@ TEST(StepGraph, RejectsCaptureThatWouldLoadKernels) {
 
 // Work is counted in 32 bits. No rank has appended when the batch is refused.
 TEST(StepGraph, RejectsTooLargeBatches) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   constexpr std::int64_t kTokens = 1'200'000;
   KvCache cache(mesh, {.layers = 1,
                        .q_heads = 8,
@@ -255,7 +256,7 @@ TEST(StepGraph, RejectsTooLargeBatches) {
 
 // The shape of a 70B model: 64 query and 8 kv heads of 128.
 TEST(StepGraph, NeedsLittleMemoryBesideThePools) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   constexpr std::int64_t kBatch = 256, kPages = 256 * 520;
   KvCache cache(mesh, {.layers = 1,
                        .q_heads = 64,
