@@ -1,14 +1,15 @@
-// A serving engine's loop over a cache on all ranks: mpirun -np 4 ./engine_loop
+// A serving engine's loop over a cache on all ranks: mpirun -np 4 ./engine_loop [cpu|cuda]
 //
 // Requests arrive and are served together: chunks of prompts beside decode, drafts that are rolled
 // back, beams that share pages, requests that wait again if there are too few pages, prompts that
-// begin like earlier ones. The cache is reproducible, so every request must get the same tokens as
-// when it is served alone.
+// begin like earlier ones. On GPUs steps that only decode replay a CUDA graph. The cache is
+// reproducible, so every request must get the same tokens as when it is served alone.
 #include <algorithm>
 #include <cstdio>
 #include <deque>
 #include <map>
 
+#include "engine_graph.hpp"
 #include "engine_model.hpp"
 
 using kvmesh::SequenceId;
@@ -37,22 +38,35 @@ struct Running {
 };
 
 struct Limits {
-  std::size_t running = 8;         // requests at a time
-  std::int64_t step_tokens = 48;   // of all sequences together
-  std::int64_t chunk_tokens = 16;  // of a prompt, in a step
-  int drafts = 3;                  // after each token
+  std::size_t running = 8;            // requests at a time
+  std::int64_t step_tokens = 48;      // of all sequences together
+  std::int64_t chunk_tokens = 16;     // of a prompt, in a step
+  int drafts = 3;                     // after each token
+  std::int64_t decode_sequences = 8;  // of a step in the graph
 };
 
 struct Counts {
-  int steps = 0, preempted = 0, forked = 0;
+  int steps = 0, decode_steps = 0, preempted = 0, forked = 0;
   std::int64_t drafted = 0, accepted = 0, from_prefixes = 0;
 };
 
 class Engine {
  public:
   Engine(kvmesh::Mesh& mesh, std::int64_t pages_per_rank, const Limits& limits)
-      : limits_(limits), cache_(mesh, cache_options(pages_per_rank)) {
-    options_.score = kvmesh::mods::alibi(Model::kHeads);
+      : limits_(limits),
+        mesh_(mesh),
+        cache_(mesh, cache_options(mesh.device(), pages_per_rank)),
+        model_(mesh.device(), std::max(limits.step_tokens, decode_tokens())),
+        graph_(mesh) {
+    kvmesh::PlanOptions options{.score = kvmesh::mods::alibi(Model::kHeads), .scale = 1.0f};
+    mixed_ = cache_.plan({}, options);
+    // With limits the launches of a run do not depend on the batch, so a graph can have them. A
+    // step may read more pages, which makes the graph invalid, once for each doubling.
+    options.limits = {.sequences = limits.decode_sequences,
+                      .query_tokens = 1 + limits.drafts,
+                      .pages = pages_per_rank / 4};
+    decode_ = cache_.plan({}, options);
+    model_.run(decode_, graph_.stream());  // of no token: compiles kernels, connects NCCL
   }
 
   // Serves all requests, which are in order of arrival, and returns the tokens of each by its id.
@@ -70,16 +84,18 @@ class Engine {
   }
 
   const Counts& counts() const { return counts_; }
+  const StepGraph& graph() const { return graph_; }
 
  private:
-  static kvmesh::CacheOptions cache_options(std::int64_t pages_per_rank) {
+  static kvmesh::CacheOptions cache_options(kvmesh::Device device, std::int64_t pages_per_rank) {
+    const bool is_gpu = device.kind == kvmesh::DeviceKind::kCuda;
     return {.layers = Model::kLayers,
             .q_heads = Model::kHeads,
             .kv_heads = Model::kKvHeads,
             .k_dim = Model::kDim,
             .page_size = 4,
             .pages_per_rank = pages_per_rank,
-            .dtype = kvmesh::Dtype::kFloat32,
+            .dtype = is_gpu ? kvmesh::Dtype::kBFloat16 : kvmesh::Dtype::kFloat32,
             .home_threshold_tokens = 16,
             .reproducible = true,
             .prefix = {.enabled = true}};
@@ -142,19 +158,25 @@ class Engine {
     return last == tokens.rend() ? Tokens{} : Tokens(last.base(), last.base() + count);
   }
 
+  // The most tokens of a step in the graph.
+  std::int64_t decode_tokens() const { return limits_.decode_sequences * (1 + limits_.drafts); }
+
+  bool is_decode(const std::vector<Piece>& batch) const {
+    const auto is_one = [](const Piece& piece) { return piece.tokens == 1; };
+    return std::ssize(batch) <= limits_.decode_sequences && std::ranges::all_of(batch, is_one);
+  }
+
   void step() {
     std::vector<Piece> batch = pieces();
     while (!plan(batch)) {
       preempt();
       batch = pieces();
     }
-    Tokens tokens;
-    for (const Piece& piece : batch) {
-      const auto first = piece.beam->tokens.end() - missing_before(piece);
-      tokens.insert(tokens.end(), first, first + piece.tokens);
-      tokens.insert(tokens.end(), piece.drafts.begin(), piece.drafts.end());
-    }
-    const std::vector<float> logits = model_.forward(plan_, tokens);
+    const Tokens tokens = tokens_of(batch);
+    model_.set_tokens(tokens);
+    run(batch);
+    mesh_.wait(graph_.stream(), "step");  // has a deadline, and its error names the late ranks
+    const std::vector<float> logits = model_.logits(tokens.size());
     const float* row = logits.data();
     for (const Piece& piece : batch) {
       take(piece, row + (piece.tokens - 1) * Model::kVocabulary);
@@ -162,6 +184,23 @@ class Engine {
     }
     for (Running& running : running_) advance(running);
     std::erase_if(running_, [](const Running& running) { return running.beams.empty(); });
+  }
+
+  // Steps that only decode replay one graph: it computes the batch that was planned last.
+  void run(const std::vector<Piece>& batch) {
+    if (!is_decode(batch)) return model_.run(mixed_, graph_.stream());
+    graph_.run(decode_.generation(), [&] { model_.run(decode_, graph_.stream()); });
+    ++counts_.decode_steps;
+  }
+
+  Tokens tokens_of(const std::vector<Piece>& batch) const {
+    Tokens tokens;
+    for (const Piece& piece : batch) {
+      const auto first = piece.beam->tokens.end() - missing_before(piece);
+      tokens.insert(tokens.end(), first, first + piece.tokens);
+      tokens.insert(tokens.end(), piece.drafts.begin(), piece.drafts.end());
+    }
+    return tokens;
   }
 
   // The tokens that the cache lacked before the plan.
@@ -176,10 +215,8 @@ class Engine {
     for (const Piece& piece : pieces) {
       batch.push_back({piece.beam->sequence, piece.tokens + std::ssize(piece.drafts)});
     }
-    if (plan_) return cache_.try_replan(plan_, batch).has_value();
-    auto made = cache_.try_plan(batch, options_);
-    if (made) plan_ = std::move(*made);
-    return made.has_value();
+    kvmesh::StepPlan& plan = is_decode(pieces) ? decode_ : mixed_;
+    return cache_.try_replan(plan, batch, graph_.stream()).has_value();
   }
 
   // The youngest request frees its pages and waits; its tokens are computed again later.
@@ -269,10 +306,11 @@ class Engine {
   }
 
   Limits limits_;
+  kvmesh::Mesh& mesh_;
   kvmesh::KvCache cache_;
-  kvmesh::PlanOptions options_;
-  kvmesh::StepPlan plan_;  // none until the first step
   Model model_;
+  StepGraph graph_;
+  kvmesh::StepPlan mixed_, decode_;
   std::deque<Running> waiting_;
   std::vector<Running> running_;
   std::map<int, Tokens> served_;
@@ -294,11 +332,9 @@ std::deque<Request> requests() {
   return requests;
 }
 
-int main(int argc, char** argv) {
-  kvmesh::MpiSession mpi(argc, argv);
-  kvmesh::Mesh mesh = kvmesh::Mesh::from_launcher();
+// Serves the requests together and alone. Returns whether their tokens are equal.
+bool serve_both_ways(kvmesh::Mesh& mesh) {
   const std::int64_t pages = 60 / mesh.kv_parallel();
-
   Engine together(mesh, pages, {});
   const std::map<int, Tokens> served = together.serve(requests());
   Engine alone(mesh, pages, {.running = 1, .chunk_tokens = 1000, .drafts = 0});
@@ -306,11 +342,26 @@ int main(int argc, char** argv) {
 
   const Counts& counts = together.counts();
   std::printf(
-      "rank %d of %d: %zu requests in %d steps (alone %d): %lld of %lld drafts accepted, %d forks, "
-      "%lld tokens from known prefixes, %d preemptions; %s\n",
+      "rank %d of %d: %zu requests in %d steps (alone %d), %d of decode (%d in graphs, captured %d "
+      "times); %lld drafts accepted, %lld rolled back, %d forks, %lld tokens from known prefixes, "
+      "%d preemptions; %s\n",
       mesh.rank().value, mesh.size(), served.size(), counts.steps, alone.counts().steps,
-      static_cast<long long>(counts.accepted), static_cast<long long>(counts.drafted),
-      counts.forked, static_cast<long long>(counts.from_prefixes), counts.preempted,
+      counts.decode_steps, together.graph().launched(), together.graph().captured(),
+      static_cast<long long>(counts.accepted),
+      static_cast<long long>(counts.drafted - counts.accepted), counts.forked,
+      static_cast<long long>(counts.from_prefixes), counts.preempted,
       equal ? "the tokens are those of each request alone" : "TOKENS DIFFER");
-  return equal ? 0 : 1;
+  return equal;
+}
+
+int main(int argc, char** argv) {
+  try {
+    kvmesh::MpiSession mpi(argc, argv);
+    const auto device = kvmesh::device_choice_from(argc > 1 ? argv[1] : "auto");
+    kvmesh::Mesh mesh = kvmesh::Mesh::from_launcher({.device = device});
+    return serve_both_ways(mesh) ? 0 : 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "engine_loop: %s\n", error.what());
+    return 2;
+  }
 }

@@ -1,23 +1,18 @@
 // Decoding on GPUs: a step of all layers, captured once in a CUDA graph and replayed while the
 // sequences grow. One rank per GPU: mpirun -np 4 ./gpu_program
-#include <cuda_runtime_api.h>
 #include <kvmesh/kvmesh.hpp>
 
 #include <cstdint>
 #include <cstdio>
-#include <functional>
-#include <memory>
 #include <stdexcept>
 #include <vector>
+
+#include "cuda_graph.hpp"
 
 namespace {
 
 constexpr int kLayers = 4, kHeads = 8, kKvHeads = 2, kDim = 128;
 constexpr int kSequences = 8, kPrompt = 100, kSteps = 50;
-
-void check(cudaError_t status) {
-  if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
-}
 
 /// A tensor [tokens, heads, kDim] of bfloat16 on the GPU, full of one value.
 class DeviceTensor {
@@ -52,19 +47,6 @@ void run_layers(kvmesh::StepPlan& step, const Tensors& at, kvmesh::Stream stream
   }
 }
 
-using Graph = std::unique_ptr<CUgraphExec_st, cudaError_t (*)(cudaGraphExec_t)>;
-
-Graph capture(cudaStream_t stream, const std::function<void()>& work) {
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  work();
-  cudaGraph_t graph = nullptr;
-  check(cudaStreamEndCapture(stream, &graph));
-  cudaGraphExec_t executable = nullptr;
-  check(cudaGraphInstantiate(&executable, graph, 0));
-  check(cudaGraphDestroy(graph));
-  return {executable, cudaGraphExecDestroy};
-}
-
 void decode(kvmesh::Mesh& mesh) {
   kvmesh::KvCache cache(mesh, {.layers = kLayers,
                                .q_heads = kHeads,
@@ -73,10 +55,8 @@ void decode(kvmesh::Mesh& mesh) {
                                .pages_per_rank = 256,
                                .placement = kvmesh::Placement::kStriped});
   const Tensors prompts(mesh.device(), kSequences * kPrompt), tokens(mesh.device(), kSequences);
-  cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  const std::unique_ptr<CUstream_st, cudaError_t (*)(cudaStream_t)> owner(stream,
-                                                                          cudaStreamDestroy);
+  const CudaStream owner = make_stream();
+  cudaStream_t stream = owner.get();
 
   std::vector<kvmesh::BatchEntry> prompt, token;
   for (int i = 0; i < kSequences; ++i) {
