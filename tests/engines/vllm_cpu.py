@@ -21,12 +21,20 @@ MODELS = {
     "gemma2": lambda: transformers.Gemma2Config(**SMALL | {"tie_word_embeddings": True}, **WINDOWS,
                                                 attn_logit_softcapping=3.0,
                                                 query_pre_attn_scalar=32),
+    "gpt-oss": lambda: transformers.GptOssConfig(**SMALL, **WINDOWS, num_local_experts=4,
+                                                 num_experts_per_tok=2),
+    # As Gemma 2's, its embedding is its last layer, too.
+    "bloom": lambda: transformers.BloomConfig(vocab_size=128, hidden_size=128, n_layer=3, n_head=4,
+                                              initializer_range=0.4, bos_token_id=None,
+                                              eos_token_id=None, pad_token_id=None),
 }
 # name: model, vLLM's options
 CASES = {
     "llama": ("llama", {}),
     "llama-dcp2": ("llama", {"tensor_parallel_size": 2, "decode_context_parallel_size": 2}),
     "gemma2": ("gemma2", {}),
+    "gpt-oss": ("gpt-oss", {}),  # sinks
+    "bloom": ("bloom", {}),  # ALiBi
 }
 
 
@@ -45,7 +53,8 @@ def attention_of(worker):
     """The ranks of the worker's meshes, and the modules of its layers' attention."""
     from kvmesh.vllm._group import _meshes
     layers = worker.vllm_config.compilation_config.static_forward_context.values()
-    modules = {type(layer.impl).__module__ for layer in layers}
+    # gpt-oss's experts are there, too, and have no attention.
+    modules = {type(layer.impl).__module__ for layer in layers if hasattr(layer, "impl")}
     return [[mesh.size for mesh in _meshes.values()], sorted(modules)]
 
 
@@ -66,6 +75,9 @@ def run(case):
     torch.manual_seed(1)
     model = transformers.AutoModelForCausalLM.from_config(MODELS[name](),
                                                           attn_implementation="eager").eval()
+    for name_of_values, values in model.named_parameters():
+        if "sinks" in name_of_values:  # which are made as 0
+            values.data.normal_()
     # Or a tied one repeats the newest token.
     model.get_input_embeddings().weight.data.mul_(0.1)
     expected = generate_with_transformers(model)

@@ -37,6 +37,31 @@ def test_combine_heads(unit, monkeypatch):
     kvmesh.run_on_threads(2, body)
 
 
+def test_rows_without_keys_here_may_hold_anything(monkeypatch):
+    """Two queries of a sequence, one of another, and a row past them; ranks without keys of one."""
+    generator = torch.Generator().manual_seed(5)
+    out = torch.randn(2, 4, 2, 8, generator=generator)
+    lse = 30 * torch.randn(2, 4, 2, generator=generator)
+    starts = torch.tensor([0, 2, 3], dtype=torch.int32)
+
+    def body(mesh):
+        monkeypatch.setattr(_combine, "mesh_of", lambda group, device: group.mesh)
+        group = SimpleNamespace(world_size=2, mesh=mesh)
+        keys = torch.tensor([[0, 7], [5, 0]][mesh.rank], dtype=torch.int32)
+        merged, merged_lse = _combine.combine_heads(
+            out[mesh.rank], lse[mesh.rank], group, None, True, seq_lens=keys, query_start_loc=starts)
+        head = mesh.rank
+        for row, rank in enumerate((1, 1, 0)):
+            torch.testing.assert_close(merged[row, 0], out[rank, row, head])
+            torch.testing.assert_close(merged_lse[row, 0], lse[rank, row, head])
+        assert not merged[3].any() and merged_lse[3, 0] == -math.inf
+        none = _combine.combine_heads(out[mesh.rank], lse[mesh.rank], group, seq_lens=keys[:0],
+                                      query_start_loc=starts[:1])
+        assert not none.any()
+
+    kvmesh.run_on_threads(2, body)
+
+
 def test_one_rank_has_the_whole():
     out, lse = torch.zeros(1, 1, 1), torch.zeros(1, 1)
     assert _combine.combine_heads(out, lse, SimpleNamespace(world_size=1)) is out
