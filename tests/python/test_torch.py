@@ -69,7 +69,7 @@ class Case:
         return self.paged.forward(self.query[rows], self.k_cache, self.v_cache, self.kv_lens[rows],
                                   enable_gqa=True, return_lse=True, batch_indices=rows, **options)
 
-    def expected(self, mask, score=lambda s, b, h, q, kv: s):
+    def expected(self, mask, score=lambda s, b, h, q, kv: s, scale=1 / math.sqrt(DIM)):
         """The same in float64, every pair by itself."""
         queries = self.query.shape[2]
         o = torch.zeros(len(LENGTHS), HEADS, queries, DIM, dtype=torch.float64)
@@ -83,7 +83,7 @@ class Case:
                     if not seen:
                         continue
                     keys = self.k[b][h // 2, seen].double()
-                    scores = keys @ self.query[b, h, q].double() / math.sqrt(DIM)
+                    scores = keys @ self.query[b, h, q].double() * scale
                     scores = torch.stack([score(s, *at[i]) for s, i in zip(scores, seen)])
                     lse[b, h, q] = scores.logsumexp(0)
                     o[b, h, q] = scores.softmax(0) @ self.v[b][h // 2, seen].double()
@@ -133,6 +133,30 @@ def test_torch_s_mods_and_block_masks_of_any_block_size(block):
 def test_without_a_mask_attention_is_causal_over_query_indices():
     c = case()
     close(c.forward(), c.expected(causal))
+
+
+@pytest.mark.parametrize("scale", [0.9, 0.0])
+def test_a_scale_takes_the_place_of_the_usual_one(scale):
+    c = case()
+    close(c.forward(scale=scale, score_mod=everything), c.expected(causal, everything, scale))
+
+
+def test_torch_s_flex_attention_is_not_called(monkeypatch):
+    from torch.nn.attention import flex_attention as module
+    from torch._higher_order_ops import flex_attention as operator  # what it ends in
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a call of torch's attention")
+
+    c = case()
+    mask = create_block_mask(documents, len(LENGTHS), None, 6, max(LENGTHS), device="cpu",
+                             BLOCK_SIZE=8)
+    for owner, name in ((module, "flex_attention"), (type(operator), "__call__"),
+                        (torch.nn.functional, "scaled_dot_product_attention")):
+        monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(AssertionError, match="torch's attention"):
+        operator(c.query)
+    close(c.forward(block_mask=mask, score_mod=everything), c.expected(documents, everything))
 
 
 def test_a_block_mask_s_lists_count_where_its_mod_does_not():

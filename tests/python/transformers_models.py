@@ -132,21 +132,19 @@ def test_drafts_that_do_not_count_are_truncated(name):
     prompt = batch([9])
     prompt = {key: each.repeat(1, 3) for key, each in prompt.items()}  # what lookup finds again
     expected = generate(model_of(name), prompt)
-    model, assistant = model_of(name, "kvmesh"), model_of("Llama", seed=3)
+    model = model_of(name, "kvmesh")
+    assistants = [model_of("Llama", seed=3) for _ in range(2)]  # which change while they assist
 
     def body(cache, rank):
-        for way in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": assistant}):
+        for way in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": assistants[rank]}):
             assert torch.equal(generate(model, prompt, cache, **way), expected)
             assert cache.stats()["tokens"] == cache.get_seq_length() == 27 + 11
+            assert min(cache.stats()["pages"]) > 0
             cache.reset()
-            assert cache.kv.free_pages() == 96 and cache.get_seq_length() == 0
+            assert set(cache.stats()["pages"]) == {0} and cache.get_seq_length() == 0
 
-    on_ranks(1, model, body)
-
-    def two(cache, rank):
-        assert torch.equal(generate(model, prompt, cache, prompt_lookup_num_tokens=3), expected)
-
-    on_ranks(2, model, two)
+    for ranks in (1, 2):
+        on_ranks(ranks, model, body)
 
 
 def test_a_conversation_goes_on_in_pieces():
@@ -308,6 +306,29 @@ def test_pages_may_have_a_type_of_their_own():
             assert (dtype or "float32") in repr(cache)
 
         on_ranks(1, model, body, dtype=dtype)
+
+
+def pages_of(model, **memory):
+    """How many pages a rank's share of the cache has."""
+    pages = []
+
+    def body(cache, rank):
+        generate(model, batch(), cache)
+        cache.reset()
+        pages.append(cache.kv.free_pages())
+
+    on_ranks(1, model, body, pages_per_rank=0, **memory)
+    return pages[0]
+
+
+def test_memory_is_given_in_bytes_or_as_a_fraction():
+    model = model_of("Llama", "kvmesh")
+    page_bytes = 3 * 2 * 2 * 8 * 4 * 4  # layers, keys and values, heads, dim, tokens, float32
+    for pages in (70_000, 140_000):
+        assert 0.8 * pages < pages_of(model, bytes=pages * page_bytes) <= pages
+    # Other programs change how much memory is free.
+    few, many = [pages_of(model, memory_fraction=fraction) for fraction in (1e-4, 4e-4)]
+    assert 2 * few < many < 8 * few
 
 
 @pytest.mark.skipif(not os.environ.get("KVMESH_MODEL") or
