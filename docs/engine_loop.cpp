@@ -342,15 +342,16 @@ bool serve_both_ways(kvmesh::Mesh& mesh) {
 
   const Counts& counts = together.counts();
   std::printf(
-      "rank %d of %d: %zu requests in %d steps (alone %d), %d of decode (%d in graphs, captured %d "
-      "times); %lld drafts accepted, %lld rolled back, %d forks, %lld tokens from known prefixes, "
-      "%d preemptions; %s\n",
-      mesh.rank().value, mesh.size(), served.size(), counts.steps, alone.counts().steps,
-      counts.decode_steps, together.graph().launched(), together.graph().captured(),
-      static_cast<long long>(counts.accepted),
+      "rank %d of %d: %zu requests in %d steps, %d of decode, %d in graphs; %lld drafts accepted, "
+      "%lld rolled back, %d forks, %lld tokens from known prefixes, %d preemptions; alone %d "
+      "steps, "
+      "%d in graphs, captured %d times; %s\n",
+      mesh.rank().value, mesh.size(), served.size(), counts.steps, counts.decode_steps,
+      together.graph().launched(), static_cast<long long>(counts.accepted),
       static_cast<long long>(counts.drafted - counts.accepted), counts.forked,
-      static_cast<long long>(counts.from_prefixes), counts.preempted,
-      equal ? "the tokens are those of each request alone" : "TOKENS DIFFER");
+      static_cast<long long>(counts.from_prefixes), counts.preempted, alone.counts().steps,
+      alone.graph().launched(), alone.graph().captured(),
+      equal ? "the tokens are equal" : "TOKENS DIFFER");
   return equal;
 }
 
