@@ -167,14 +167,14 @@ void bind_shapes(nb::class_<PyPlan>& type) {
             return nb::make_tuple(step.plan.query_tokens(), sizes.q_heads, sizes.k_dim);
           },
           nb::arg("layer") = 0, "(tokens, q_heads, k_dim) of the queries of a layer.")
-      .def_prop_ro(
+      .def(
           "output_shape",
-          [](PyPlan& self) {
+          [](PyPlan& self, int layer) {
             const PlannedStep& step = self.get();
             return nb::make_tuple(step.plan.tokens_of_output().size(),
-                                  step.plan.heads_of_output().size(), step.sizes(0).v_dim);
+                                  step.plan.heads_of_output(layer).size(), step.sizes(layer).v_dim);
           },
-          "(tokens, heads, v_dim) of this rank's output of layer 0 and the layers of its group.")
+          nb::arg("layer") = 0, "(tokens, heads, v_dim) of this rank's output of a layer.")
       .def(
           "token_owners",
           [](PyPlan& self, int layer) {
