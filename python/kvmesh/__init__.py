@@ -69,7 +69,8 @@ def run_on_threads(ranks, body, *, device="cpu", head_parallel=1, threads=1, dea
 
 def combine(mesh, o, lse, **arguments):
     """Merges the ranks' partials once; a Combiner keeps its buffers for the next layer."""
-    return Combiner(mesh)(o, lse, **arguments)
+    with Combiner(mesh) as combiner:
+        return combiner(o, lse, **arguments)
 
 
 __all__ = [name for name in dir() if not name.startswith("_")]

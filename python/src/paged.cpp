@@ -48,6 +48,8 @@ class PyPagedAttention {
                mesh.gate()) {}
 
   PagedAttention& get() { return paged_.get(); }
+  void close() { paged_.close(); }
+  bool is_closed() const { return paged_.is_closed(); }
 
   std::vector<std::int64_t> pages(int row) {
     std::vector<std::int64_t> numbers;
@@ -95,9 +97,10 @@ class PyPagedAttention {
 void bind_paged(nb::module_& module) {
   module.def("block_mask_of", &block_mask_of, nb::arg("map"), nb::kw_only(), nb::arg("q_len"),
              nb::arg("kv_len"), nb::arg("q_block"), nb::arg("kv_block"), nb::arg("mask"));
-  nb::class_<PyPagedAttention>(module, "PagedAttention",
-                               "The implementation of kvmesh.torch.PagedAttention.")
-      .def(nb::init<PyMesh&, std::int64_t, int, int, std::string_view>(), nb::arg("mesh"),
+  nb::class_<PyPagedAttention> type(module, "PagedAttention",
+                                    "The implementation of kvmesh.torch.PagedAttention.");
+  make_closable(type);
+  type.def(nb::init<PyMesh&, std::int64_t, int, int, std::string_view>(), nb::arg("mesh"),
            nb::arg("n_pages"), nb::arg("page_size"), nb::arg("max_batch_size"),
            nb::arg("placement"))
       .def(

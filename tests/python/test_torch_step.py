@@ -184,5 +184,6 @@ def test_a_step_ends_with_its_plan():
         before = len(_step._plans)
         cache, _, step = make_step(mesh)
         assert len(_step._plans) == before + 1
+        assert repr(step) == f"<kvmesh.torch.Step: {step.plan!r}>"
         del step
         assert len(_step._plans) == before

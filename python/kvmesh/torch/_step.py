@@ -29,6 +29,9 @@ class Step:
         _plans[self._number] = plan
         weakref.finalize(self, _plans.pop, self._number, None)
 
+    def __repr__(self):
+        return f"<kvmesh.torch.Step: {self.plan!r}>"
+
     def run(self, layer, q, k=None, v=None, *, sinks=None, lse=False):
         """StepPlan.run: out, with lse (out, lse)."""
         out, lse_of_out = _run(self._order, self._number, layer, q, k, v, sinks, lse)

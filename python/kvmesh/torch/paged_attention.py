@@ -46,6 +46,29 @@ class PagedAttention:
                                              placement)
         self.pages_per_rank = self._pages.pages_per_rank
 
+    # ---- Its end ----
+
+    def close(self):
+        """Frees the page tables and buffers; the mesh and the caches stay. Using it afterwards is an
+        error."""
+        self._pages.close()
+
+    @property
+    def closed(self):
+        return self._pages.closed
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __repr__(self):
+        if self.closed:
+            return "<kvmesh.torch.PagedAttention: closed>"
+        return (f"<kvmesh.torch.PagedAttention: {self._pages.free_pages} of {self.n_pages} pages of "
+                f"{self.page_size} tokens free, {self.max_batch_size} rows, {self.mesh!r}>")
+
     # ---- The page table, as torch's class shows it ----
 
     @property
