@@ -87,14 +87,9 @@ void make_closable(nanobind::class_<T>& type) {
   type.def("close", &T::close,
            "Frees what it holds, after a call of another thread. Using it afterwards is an error.")
       .def_prop_ro("closed", &T::is_closed)
-      .def("__enter__", [](nb::object self) { return self; })
+      .def("__enter__", [](nb::handle_t<T> self) { return self; })
       .def(
-          "__exit__",
-          [](T& self, const nb::args&) {
-            self.close();
-            return false;
-          },
-          nb::arg("args"));
+          "__exit__", [](T& self, const nb::args&) { self.close(); }, nb::arg("args"));
 }
 
 }  // namespace kvmesh::python

@@ -34,8 +34,8 @@ class PyCombiner {
         device_(mesh.get().device()),
         combiner_(combiner_on(mesh.get()), mesh.gate()) {}
 
-  nb::object run(nb::object o, nb::object lse, std::string_view scatter, std::string_view strategy,
-                 nb::object out, nb::object out_lse, nb::object stream) {
+  nb::any run(nb::object o, nb::object lse, std::string_view scatter, std::string_view strategy,
+              nb::object out, nb::object out_lse, nb::object stream) {
     const auto mesh = mesh_.use();
     const CombineOptions options{.scatter = scatter_from(scatter),
                                  .strategy = strategy_from(strategy)};

@@ -231,8 +231,8 @@ void replan(PyExternalPool& self, PyExternalPlan& step, nb::object q_indptr, nb:
   of->pool.replan(plan, tables.view(), on, q_positions);
 }
 
-nb::object run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, nb::object v,
-               nb::object out, nb::object lse, nb::object stream, nb::object sinks) {
+nb::any run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, nb::object v,
+            nb::object out, nb::object lse, nb::object stream, nb::object sinks) {
   const auto use = self.use();
   PlannedTables& step = *use;
   const auto optional = [](nb::handle object, const char* what) {
@@ -254,9 +254,9 @@ nb::object run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, 
   return output.result();
 }
 
-std::pair<nb::object, nb::object> attend_partial(PyExternalPlan& self, PyPool& layer, nb::object q,
-                                                 nb::object o, nb::object lse, nb::object stream,
-                                                 nb::object sinks) {
+std::pair<nb::any, nb::any> attend_partial(PyExternalPlan& self, PyPool& layer, nb::object q,
+                                           nb::object o, nb::object lse, nb::object stream,
+                                           nb::object sinks) {
   const auto use = self.use();
   PlannedTables& step = *use;
   const Tensor queries = input(q, "q");
@@ -271,11 +271,11 @@ std::pair<nb::object, nb::object> attend_partial(PyExternalPlan& self, PyPool& l
     step.plan.attend_partial(layer.pool, queries.view, {.o = part_o.view, .lse = part_lse.view}, on,
                              counted.view);
   }
-  return {o, lse};
+  return {of_any_type(o), of_any_type(lse)};
 }
 
-nb::object combine(PyExternalPlan& self, nb::object o, nb::object lse, nb::object out,
-                   nb::object out_lse, nb::object stream) {
+nb::any combine(PyExternalPlan& self, nb::object o, nb::object lse, nb::object out,
+                nb::object out_lse, nb::object stream) {
   const auto use = self.use();
   PlannedTables& step = *use;
   const Tensor part_o = input(o, "o"), part_lse = input(lse, "lse");
@@ -290,7 +290,7 @@ nb::object combine(PyExternalPlan& self, nb::object o, nb::object lse, nb::objec
   return output.result();
 }
 
-nb::object gather_queries(PyExternalPlan& self, nb::object share, nb::object q, nb::object stream) {
+nb::any gather_queries(PyExternalPlan& self, nb::object share, nb::object q, nb::object stream) {
   const auto use = self.use();
   PlannedTables& step = *use;
   const Tensor mine = input(share, "share");
@@ -304,7 +304,7 @@ nb::object gather_queries(PyExternalPlan& self, nb::object share, nb::object q, 
     const nb::gil_scoped_release release;
     step.plan.gather_queries(mine.view, all.view, on);
   }
-  return q;
+  return of_any_type(q);
 }
 
 void bind_plans(nb::module_& module) {

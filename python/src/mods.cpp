@@ -56,13 +56,14 @@ Expr true_divide(const Expr& a, const Expr& b) { return to_float(a) / to_float(b
 
 void binary(nb::class_<Expr>& type, const char* name, const char* reflected, Operation operation) {
   const auto define = [&](const char* method, auto apply) {
+    const auto signature = "def " + std::string(method) + "(self, other: object, /) -> Expr";
     type.def(
         method,
         [apply](const Expr& self, nb::object other) -> nb::object {
           const auto right = try_expr(other);
           return right ? nb::cast(apply(self, *right)) : nb::borrow(nb::handle(Py_NotImplemented));
         },
-        nb::is_operator());
+        nb::is_operator(), nb::sig(signature.c_str()));
   };
   define(name, operation);
   if (reflected == nullptr) return;

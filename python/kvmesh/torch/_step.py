@@ -2,12 +2,14 @@
 
 import itertools
 import weakref
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
-_plans = {}
+from .._kvmesh import StepPlan
+
+_plans: Dict[int, StepPlan] = {}
 _numbers = itertools.count(1)
 
 
@@ -21,7 +23,7 @@ class Step:
         cache.replan(step.plan, batch)
     """
 
-    def __init__(self, plan):
+    def __init__(self, plan: StepPlan) -> None:
         self.plan = plan
         self._number = next(_numbers)
         # Every operator changes this tensor, so torch keeps them all, in order.
@@ -29,27 +31,31 @@ class Step:
         _plans[self._number] = plan
         weakref.finalize(self, _plans.pop, self._number, None)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<kvmesh.torch.Step: {self.plan!r}>"
 
-    def run(self, layer, q, k=None, v=None, *, sinks=None, lse=False):
+    def run(self, layer: int, q: Tensor, k: Optional[Tensor] = None, v: Optional[Tensor] = None, *,
+            sinks: Optional[Tensor] = None,
+            lse: bool = False) -> Union[Tensor, Tuple[Tensor, Tensor]]:
         """StepPlan.run: out, with lse (out, lse)."""
         out, lse_of_out = _run(self._order, self._number, layer, q, k, v, sinks, lse)
         return (out, lse_of_out) if lse else out
 
-    def append(self, layer, k, v):
+    def append(self, layer: int, k: Tensor, v: Tensor) -> None:
         """StepPlan.append."""
         _append(self._order, self._number, layer, k, v)
 
-    def attend_partial(self, layer, q, *, sinks=None):
+    def attend_partial(self, layer: int, q: Tensor, *,
+                       sinks: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """StepPlan.attend_partial: (o, lse)."""
         return _attend_partial(self._order, self._number, layer, q, sinks)
 
-    def gather_queries(self, layer, share):
+    def gather_queries(self, layer: int, share: Tensor) -> Tensor:
         """StepPlan.gather_queries: q with the heads of all ranks."""
         return _gather_queries(self._order, self._number, layer, share)
 
-    def combine(self, o, lse, *, out_lse=False, layer=0):
+    def combine(self, o: Tensor, lse: Tensor, *, out_lse: bool = False,
+                layer: int = 0) -> Union[Tensor, Tuple[Tensor, Tensor]]:
         """StepPlan.combine, of `layer` or another layer of its group: out, with out_lse (out, out_lse).
         The output is in float32."""
         out, lse_of_out = _combine(self._order, self._number, layer, o, lse, out_lse)

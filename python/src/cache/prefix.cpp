@@ -34,8 +34,8 @@ PrefixExtras extras_of(const std::string& salt, const std::optional<Adapter>& ad
   return extras;
 }
 
-nb::list hashes(const PrefixKey& key) {
-  nb::list list;
+nb::typed<nb::list, nb::bytes> hashes(const PrefixKey& key) {
+  nb::typed<nb::list, nb::bytes> list;
   for (const PageHash& hash : key.hashes()) {
     list.append(nb::bytes(reinterpret_cast<const char*>(hash.bytes.data()), hash.bytes.size()));
   }
