@@ -1,8 +1,10 @@
 """Errors, life times, mods and the allocator."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +34,19 @@ def test_errors_have_classes_and_details():
             cache.plan([], scatter="rows")
 
     on_ranks(1, body)
+
+
+def test_each_error_code_of_the_library_has_a_class():
+    header = Path(__file__).parents[2] / "include/kvmesh/error.hpp"
+    body = header.read_text().partition("enum class ErrorCode")[2].partition("};")[0]
+    codes = {int(number): name for name, number in re.findall(r"\bk(\w+) = (\d+),", body)}
+    assert len(codes) >= 14
+    classes = kvmesh.errors.BY_CODE
+    assert {number: classes[number].__name__.removesuffix("Error") for number in classes} == {
+        number: name.removesuffix("Error") for number, name in codes.items()}
+    for number, each in classes.items():
+        assert each.code == number and issubclass(each, kvmesh.Error)
+        assert getattr(kvmesh, each.__name__) is each
 
 
 def test_a_batch_is_ordered_by_owner():
