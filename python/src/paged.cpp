@@ -20,6 +20,8 @@ std::span<const std::int64_t> numbers(const Integers& array) {
 
 BlockMask block_mask_of(const BlockMap& map, std::int64_t q_len, std::int64_t kv_len, int q_block,
                         int kv_block, nb::handle mask) {
+  const MaskMod traced = mask_from(mask, {});
+  const nb::gil_scoped_release release;
   const BlockMaskShape shape{.batch = static_cast<std::int64_t>(map.shape(0)),
                              .heads = static_cast<std::int64_t>(map.shape(1)),
                              .q_len = q_len,
@@ -35,7 +37,7 @@ BlockMask block_mask_of(const BlockMap& map, std::int64_t q_len, std::int64_t kv
       (kind == 1 ? rows[i].partial : rows[i].full).push_back(static_cast<std::int32_t>(column));
     }
   }
-  return BlockMask::from_lists(shape, rows, mask_from(mask, {}));
+  return BlockMask::from_lists(shape, rows, traced);
 }
 
 class PyPagedAttention {

@@ -15,12 +15,13 @@ namespace nb = nanobind;
 using kvmesh::python::Closable;
 using kvmesh::python::Gate;
 
-std::atomic<int> ended{0};
+std::atomic<int> begun{0}, ended{0};
 
 void sleep(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
 struct EndSlowly {
   void operator()(const double* seconds) const {
+    ++begun;
     sleep(*seconds);
     delete seconds;
     ++ended;
@@ -49,6 +50,8 @@ NB_MODULE(closables, module) {
         sleep(seconds);
       });
   kvmesh::python::make_closable(slow);
+  module.def(
+      "begun", [] { return begun.load(); }, "How many objects have begun to end so far.");
   module.def(
       "ended", [] { return ended.load(); }, "How many objects have ended so far.");
 }

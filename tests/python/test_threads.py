@@ -124,6 +124,9 @@ def runs_beside(call):
 
 def test_other_threads_run_while_a_block_mask_is_made():
     assert runs_beside(lambda: kvmesh.make_block_mask(kvmesh.causal(), q_len=1 << 17, kv_len=1 << 17))
+    tiles = np.ones((1, 1, 4096, 4096), np.uint8)  # as kvmesh.torch.PagedAttention has them
+    assert runs_beside(lambda: kvmesh._kvmesh.block_mask_of(tiles, q_len=4096, kv_len=4096, q_block=1,
+                                                            kv_block=1, mask=kvmesh.no_mask()))
 
 
 def test_other_threads_run_while_objects_end():
@@ -152,8 +155,8 @@ def test_calls_wait_while_another_thread_s_object_ends():
     for call in (lambda it: it.look(), lambda it: it.work(0), lambda it: it.close()):
         collector = threading.Thread(target=lambda: objects.pop(0))
         collector.start()
-        time.sleep(0.05)
-        assert closables.ended() == before
+        while closables.begun() == before:
+            time.sleep(0.001)
         call(objects[0])  # neither refused nor beside the other's end
         assert closables.ended() == before + 1 + objects[0].closed
         collector.join()
