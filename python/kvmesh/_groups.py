@@ -4,6 +4,8 @@ import os
 import secrets
 import socket
 
+from .errors import InvalidArgument
+
 
 def meeting_of(group):
     """(rank, size, "host:port", secret): the group's first rank finds a free port, makes a secret, and
@@ -31,4 +33,6 @@ def address_of(comm):
 def host_and_port(rendezvous):
     """(host, port) of "host:port"; an IPv6 address is in brackets."""
     host, _, port = rendezvous.rpartition(":")
+    if not host or not port.isdecimal() or int(port) >= 2**16:
+        raise InvalidArgument(f"a rendezvous is \"host:port\", not {rendezvous!r}")
     return host.strip("[]"), int(port)

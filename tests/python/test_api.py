@@ -279,6 +279,14 @@ def test_block_masks_show_their_tiles():
     assert "#" in repr(mask)
 
 
+def test_a_rendezvous_is_a_host_and_a_port():
+    for wrong in ("host", ":5", "host:", "host:port", "host:65536", "host:-1"):
+        with pytest.raises(kvmesh.InvalidArgument, match=f"host:port\", not '{wrong}'"):
+            kvmesh.Mesh(rank=0, size=2, rendezvous=wrong)
+    with pytest.raises(kvmesh.InvalidArgument, match="rank and size"):
+        kvmesh.Mesh(rendezvous="127.0.0.1:1")
+
+
 def test_ranks_meet_over_tcp():
     program = ("import kvmesh, sys\n"
                "with kvmesh.Mesh(rank=int(sys.argv[1]), size=2, rendezvous=sys.argv[2]) as mesh:\n"
