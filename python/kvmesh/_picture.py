@@ -47,8 +47,8 @@ def draw_pages(cache: KvCache, sequences: Mapping[str, int], *, group: int = 0) 
     for rank in range(ranks):
         y = _TOP + rank * step
         parts.append(f'<text x="4" y="{y + 16}">rank {rank}</text>')
-        for page in range(columns):
-            parts += _square(_LEFT + page * step, y, holders.get((rank, page), []))
+        for index in range(columns):
+            parts += _square(_LEFT + index * step, y, holders.get((rank, index), []))
     return Picture("\n".join([*parts, "</svg>", ""]))
 
 

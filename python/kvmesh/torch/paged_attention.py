@@ -202,7 +202,7 @@ class PagedAttention:
             lse = query.new_empty(batch, q_len, heads, dtype=torch.float32).transpose(1, 2)
         self._pages.forward(q, k_cache.detach(), v_cache.detach(), lengths, out, lse, rows, mask,
                             score_mod_of(score_mod), scale, enable_gqa)
-        return (out, lse) if return_lse else out
+        return out if lse is None else (out, lse)
 
     # ---- Conversions ----
 
