@@ -116,10 +116,11 @@ void run_step(kvmesh_mesh_t* mesh, std::int32_t way) {
   EXPECT_OK(kvmesh_plan_run(plan, 0, q.view(), k.view(), v.view(), nullptr, o.view(), lse.view(),
                             static_cast<cudaStream_t>(stream)));
   EXPECT_OK(kvmesh_mesh_wait(mesh, static_cast<cudaStream_t>(stream), "the step"));
+  const std::vector<float>&outs = o.read(), &lses = lse.read();
   for (std::int64_t row = 0; row < kTokens * kHeads; ++row) {
     const auto token = static_cast<float>(row / kHeads);
-    ASSERT_NEAR(lse.read()[numbers(row)], std::log(token + 1), 1e-4) << "row " << row;
-    ASSERT_NEAR(o.read()[numbers(row * kDim)], token / 2, 1e-4) << "row " << row;
+    ASSERT_NEAR(lses[numbers(row)], std::log(token + 1), 1e-4) << "row " << row;
+    ASSERT_NEAR(outs[numbers(row * kDim)], token / 2, 1e-4) << "row " << row;
   }
   kvmesh_plan_destroy(plan);
   kvmesh_cache_destroy(cache);
