@@ -1,8 +1,10 @@
-"""The rendezvous of the ranks of a torch process group."""
+"""Where the ranks of a mesh meet, for the extension module."""
 
 import os
 import secrets
 import socket
+
+from .errors import InvalidArgument
 
 
 def meeting_of(group):
@@ -20,3 +22,17 @@ def meeting_of(group):
                        secrets.token_hex(32)]
     distributed.broadcast_object_list(meeting, src=first, group=group)
     return rank, distributed.get_world_size(group), *meeting
+
+
+def address_of(comm):
+    """The address of an mpi4py communicator's MPI_Comm."""
+    from mpi4py import MPI
+    return MPI._addressof(comm)
+
+
+def host_and_port(rendezvous):
+    """(host, port) of "host:port"; an IPv6 address is in brackets."""
+    host, _, port = rendezvous.rpartition(":")
+    if not host or not port.isdecimal() or int(port) >= 2**16:
+        raise InvalidArgument(f"a rendezvous is \"host:port\", not {rendezvous!r}")
+    return host.strip("[]"), int(port)

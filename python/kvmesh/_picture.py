@@ -1,5 +1,12 @@
 """Which rank holds which page, as a picture for a notebook or a file."""
 
+from __future__ import annotations
+
+import os
+from typing import Mapping
+
+from ._kvmesh import KvCache
+
 _SIDE, _GAP, _LEFT, _TOP = 22, 4, 64, 34
 _COLOURS = ["#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#bab0ac"]
 
@@ -7,22 +14,22 @@ _COLOURS = ["#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#
 class Picture:
     """An SVG picture, which notebooks show."""
 
-    def __init__(self, svg):
+    def __init__(self, svg: str) -> None:
         self.svg = svg
 
-    def _repr_svg_(self):
+    def _repr_svg_(self) -> str:
         return self.svg
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         with open(path, "w", encoding="utf-8") as file:
             file.write(self.svg)
 
 
-def draw_pages(cache, sequences, *, group=0):
+def draw_pages(cache: KvCache, sequences: Mapping[str, int], *, group: int = 0) -> Picture:
     """Returns a Picture of a KvCache's pages: a row of squares per rank, in the colours of the sequences
     that hold them, with the page's number in the sequence. A page that sequences share has stripes.
     sequences: dict of names and sequences. Every rank can draw it: no message is sent."""
-    holders = {}  # (rank, page) -> [(number of the sequence, the page's number in it)]
+    holders: dict = {}  # (rank, page) -> [(number of the sequence, the page's number in it)]
     for number, sequence in enumerate(sequences.values()):
         for at, page in enumerate(cache.pages(sequence, group)):
             if page is not None:
@@ -40,8 +47,8 @@ def draw_pages(cache, sequences, *, group=0):
     for rank in range(ranks):
         y = _TOP + rank * step
         parts.append(f'<text x="4" y="{y + 16}">rank {rank}</text>')
-        for page in range(columns):
-            parts += _square(_LEFT + page * step, y, holders.get((rank, page), []))
+        for index in range(columns):
+            parts += _square(_LEFT + index * step, y, holders.get((rank, index), []))
     return Picture("\n".join([*parts, "</svg>", ""]))
 
 

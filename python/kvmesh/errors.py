@@ -1,11 +1,13 @@
 """kvmesh's errors: one class for each type, as in kvmesh/error.hpp. A call that raises has changed
 nothing, except Timeout, PeerLost, NcclError, BrokenGroup and Error in the middle of a step."""
 
+from __future__ import annotations
+
 
 class Error(RuntimeError):
     """Base of all errors; by itself mostly an error of a device or of the system."""
 
-    code = 1
+    code: int = 1
 
 
 class InvalidArgument(Error, ValueError):
@@ -23,9 +25,11 @@ class UnknownSequence(Error):
 
 
 class OutOfPages(Error):
-    """Has asked_pages and free_pages_per_rank. try_plan returns None instead."""
+    """try_plan returns None instead."""
 
     code = 5
+    asked_pages: int
+    free_pages_per_rank: list[int]
 
 
 class OutOfThreads(Error):
@@ -37,15 +41,18 @@ class OutOfMemory(Error, MemoryError):
 
 
 class Timeout(Error, TimeoutError):
-    """Has waiter, late (ranks; empty: this rank's own device) and operation."""
+    """late: ranks; empty: this rank's own device."""
 
     code = 8
+    waiter: int
+    late: list[int]
+    operation: str
 
 
 class PeerLost(Error):
-    """Has peer and operation."""
-
     code = 9
+    peer: int
+    operation: str
 
 
 class BrokenGroup(Error):
@@ -70,7 +77,7 @@ class StreamError(Error):
     code = 14
 
 
-BY_CODE = {each.code: each for each in (
+BY_CODE: dict[int, type[Error]] = {each.code: each for each in (
     Error, InvalidArgument, Unsupported, UnknownSequence, OutOfPages, OutOfThreads, OutOfMemory,
     Timeout, PeerLost, BrokenGroup, DigestMismatch, RendezvousError, NcclError,
     StreamError)}

@@ -3,14 +3,17 @@
     mpirun -np 4 python -m kvmesh.generate --model SmolLM2.gguf --prompt "The sky is blue because"
 """
 
+from __future__ import annotations
+
 import argparse
 import inspect
 from pathlib import Path
+from typing import Any, Sequence
 
 import kvmesh
 
 
-def parse(arguments):
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m kvmesh.generate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True,
@@ -27,7 +30,7 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
-def load(options, device):
+def load(options: argparse.Namespace, device: str) -> tuple[Any, Any]:
     """(model, tokenizer)."""
     import kvmesh.transformers  # registers the attention
     from transformers import AutoModelForCausalLM, AutoTokenizer, utils
@@ -43,7 +46,8 @@ def load(options, device):
     return model.to(device).eval(), tokenizer
 
 
-def generate(model, tokenizer, mesh, options):
+def generate(model: Any, tokenizer: Any, mesh: kvmesh.Mesh,
+             options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """(texts, what KvmeshCache.stats says)."""
     from transformers import set_seed
     inputs = tokenizer(options.prompt, return_tensors="pt", padding=True, return_token_type_ids=False)
@@ -60,7 +64,7 @@ def generate(model, tokenizer, mesh, options):
         return tokenizer.batch_decode(tokens, skip_special_tokens=True), cache.stats()
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> tuple[list[str], dict[str, Any]]:
     options = parse(arguments)
     with kvmesh.Mesh(device=options.device) as mesh:
         texts, stats = generate(*load(options, mesh.device), mesh, options)

@@ -110,13 +110,15 @@ void bind_page_allocator(nb::module_& module) {
 BlockMask make_block_mask(nb::handle mask, std::int64_t q_len, std::int64_t kv_len,
                           std::int64_t batch, std::int64_t heads, int q_block, int kv_block,
                           const std::vector<std::int32_t>& q_start) {
-  return BlockMask::create(mask_from(mask, mods::causal()), {.batch = batch,
-                                                             .heads = heads,
-                                                             .q_len = q_len,
-                                                             .kv_len = kv_len,
-                                                             .q_block = q_block,
-                                                             .kv_block = kv_block,
-                                                             .q_start = q_start});
+  const MaskMod traced = mask_from(mask, mods::causal());  // which runs no Python any more
+  const nb::gil_scoped_release release;
+  return BlockMask::create(traced, {.batch = batch,
+                                    .heads = heads,
+                                    .q_len = q_len,
+                                    .kv_len = kv_len,
+                                    .q_block = q_block,
+                                    .kv_block = kv_block,
+                                    .q_start = q_start});
 }
 
 void bind_block_mask(nb::module_& module) {

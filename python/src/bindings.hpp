@@ -98,13 +98,16 @@ Stream stream_of(nb::handle object, Device device);
 /// `like`'s type.
 nb::object make_array(nb::handle like, std::initializer_list<std::int64_t> shape, bool float32);
 
+/// A tensor of the caller's own library, which is of any type to type checkers.
+inline nb::any of_any_type(nb::handle object) { return nb::borrow<nb::any>(object); }
+
 /// The merged rows of this rank, in the caller's arrays or in new ones.
 struct Output {
   nb::object o, lse;
   Tensor o_tensor, lse_tensor;
 
   CombineOutput views() const { return {.o = o_tensor.view, .lse = lse_tensor.view}; }
-  nb::object result() const { return lse.is_none() ? o : nb::make_tuple(o, lse); }
+  nb::any result() const { return of_any_type(lse.is_none() ? o : nb::make_tuple(o, lse)); }
 };
 /// `shape` [tokens, heads, v_dim].
 Output output_of(const std::array<std::int64_t, 3>& shape, nb::handle like, nb::object o,

@@ -79,21 +79,17 @@ class Closable {
   std::shared_ptr<Gate> gate_;  // null: moved from
 };
 
-/// Adds close, __enter__ and __exit__ to a class of Closable.
+/// Adds close, __enter__ and __exit__ to a class that is a Closable, or has its close and
+/// is_closed.
 template <class T>
-void make_closable(nanobind::class_<Closable<T>>& type) {
+void make_closable(nanobind::class_<T>& type) {
   namespace nb = nanobind;
-  type.def("close", &Closable<T>::close,
+  type.def("close", &T::close,
            "Frees what it holds, after a call of another thread. Using it afterwards is an error.")
-      .def_prop_ro("closed", &Closable<T>::is_closed)
-      .def("__enter__", [](nb::object self) { return self; })
+      .def_prop_ro("closed", &T::is_closed)
+      .def("__enter__", [](nb::handle_t<T> self) { return self; })
       .def(
-          "__exit__",
-          [](Closable<T>& self, const nb::args&) {
-            self.close();
-            return false;
-          },
-          nb::arg("args"));
+          "__exit__", [](T& self, const nb::args&) { self.close(); }, nb::arg("args"));
 }
 
 }  // namespace kvmesh::python

@@ -29,10 +29,13 @@ AnyCombiner combiner_on(Mesh& mesh) {
 class PyCombiner {
  public:
   explicit PyCombiner(PyMesh& mesh)
-      : mesh_(mesh), combiner_(combiner_on(mesh.get()), mesh.gate()) {}
+      : mesh_(mesh),
+        ranks_(mesh.get().kv_parallel()),
+        device_(mesh.get().device()),
+        combiner_(combiner_on(mesh.get()), mesh.gate()) {}
 
-  nb::object run(nb::object o, nb::object lse, std::string_view scatter, std::string_view strategy,
-                 nb::object out, nb::object out_lse, nb::object stream) {
+  nb::any run(nb::object o, nb::object lse, std::string_view scatter, std::string_view strategy,
+              nb::object out, nb::object out_lse, nb::object stream) {
     const auto mesh = mesh_.use();
     const CombineOptions options{.scatter = scatter_from(scatter),
                                  .strategy = strategy_from(strategy)};
@@ -56,6 +59,15 @@ class PyCombiner {
     return output.result();
   }
 
+  void close() { combiner_.close(); }
+  bool is_closed() const { return combiner_.is_closed(); }
+
+  std::string describe() const {
+    if (is_closed()) return "<kvmesh.Combiner: closed>";
+    return "<kvmesh.Combiner: of " + std::to_string(ranks_) + " kv ranks, in " +
+           kvmesh::describe(device_) + ">";
+  }
+
  private:
   void merge(const Partial& mine, const CombineOptions& options, const CombineOutput& output,
              Stream stream) {
@@ -66,22 +78,25 @@ class PyCombiner {
   }
 
   PyMesh& mesh_;
+  int ranks_;
+  Device device_;
   Closable<AnyCombiner> combiner_;
 };
 
 }  // namespace
 
 void bind_combine(nb::module_& module) {
-  nb::class_<PyCombiner>(module, "Combiner",
-                         "Merges the partials (o, lse) of all ranks into the exact output. Keeps "
-                         "its buffers: one for all layers.")
-      .def(nb::init<PyMesh&>(), nb::arg("mesh"), nb::keep_alive<1, 2>())
+  nb::class_<PyCombiner> type(module, "Combiner",
+                              "Merges the partials (o, lse) of all ranks into the exact output. "
+                              "Keeps its buffers: one for all layers.");
+  make_closable(type);
+  type.def(nb::init<PyMesh&>(), nb::arg("mesh"), nb::keep_alive<1, 2>())
       .def("__call__", &PyCombiner::run, nb::arg("o"), nb::arg("lse"), nb::kw_only(),
            nb::arg("scatter") = "all", nb::arg("strategy") = "auto", nb::arg("out") = nb::none(),
            nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(),
            "o [tokens, heads, v_dim] and lse [tokens, heads], float32, natural logarithm. Returns "
            "the rows that scatter gives this rank; with out_lse (an array or True) also their lse.")
-      .def("__repr__", [](const PyCombiner&) { return "<kvmesh.Combiner>"; });
+      .def("__repr__", &PyCombiner::describe);
 }
 
 }  // namespace kvmesh::python

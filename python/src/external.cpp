@@ -147,6 +147,29 @@ struct Tables {
   bool is_listed;
 };
 
+std::string describe_pages(const PyPool& layer) {
+  const KvPool& pool = layer.pool;
+  const std::string values = pool.is_latent()
+                                 ? "latent, values of " + std::to_string(pool.v.size(3))
+                                 : "v " + describe(pool.v);
+  return "<kvmesh.Pool: k " + describe(pool.k) + ", " + values + ", in " + describe(pool.k.device) +
+         ">";
+}
+
+std::string describe_pool(PyExternalPool& self) {
+  if (self.is_closed()) return "<kvmesh.ExternalPool: closed>";
+  const PoolOfPages& of = self.peek();
+  return "<kvmesh.ExternalPool: " + std::to_string(of.q_heads) + " query heads, values of " +
+         std::to_string(of.v_dim) + ", in " + describe(of.device) + ">";
+}
+
+std::string describe_plan(PyExternalPlan& self) {
+  if (self.is_closed()) return "<kvmesh.ExternalPlan: closed>";
+  const ExternalPlan& plan = self.get().plan;
+  return "<kvmesh.ExternalPlan: appends " + std::to_string(plan.append_tokens()) + " tokens, " +
+         std::to_string(plan.query_tokens()) + " queries>";
+}
+
 PlanOptions options_of(const nb::kwargs& given) {
   PlanOptions options;
   for (const auto& [key, value] : given) {
@@ -208,8 +231,8 @@ void replan(PyExternalPool& self, PyExternalPlan& step, nb::object q_indptr, nb:
   of->pool.replan(plan, tables.view(), on, q_positions);
 }
 
-nb::object run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, nb::object v,
-               nb::object out, nb::object lse, nb::object stream, nb::object sinks) {
+nb::any run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, nb::object v,
+            nb::object out, nb::object lse, nb::object stream, nb::object sinks) {
   const auto use = self.use();
   PlannedTables& step = *use;
   const auto optional = [](nb::handle object, const char* what) {
@@ -231,9 +254,9 @@ nb::object run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, 
   return output.result();
 }
 
-std::pair<nb::object, nb::object> attend_partial(PyExternalPlan& self, PyPool& layer, nb::object q,
-                                                 nb::object o, nb::object lse, nb::object stream,
-                                                 nb::object sinks) {
+std::pair<nb::any, nb::any> attend_partial(PyExternalPlan& self, PyPool& layer, nb::object q,
+                                           nb::object o, nb::object lse, nb::object stream,
+                                           nb::object sinks) {
   const auto use = self.use();
   PlannedTables& step = *use;
   const Tensor queries = input(q, "q");
@@ -248,11 +271,11 @@ std::pair<nb::object, nb::object> attend_partial(PyExternalPlan& self, PyPool& l
     step.plan.attend_partial(layer.pool, queries.view, {.o = part_o.view, .lse = part_lse.view}, on,
                              counted.view);
   }
-  return {o, lse};
+  return {of_any_type(o), of_any_type(lse)};
 }
 
-nb::object combine(PyExternalPlan& self, nb::object o, nb::object lse, nb::object out,
-                   nb::object out_lse, nb::object stream) {
+nb::any combine(PyExternalPlan& self, nb::object o, nb::object lse, nb::object out,
+                nb::object out_lse, nb::object stream) {
   const auto use = self.use();
   PlannedTables& step = *use;
   const Tensor part_o = input(o, "o"), part_lse = input(lse, "lse");
@@ -267,7 +290,7 @@ nb::object combine(PyExternalPlan& self, nb::object o, nb::object lse, nb::objec
   return output.result();
 }
 
-nb::object gather_queries(PyExternalPlan& self, nb::object share, nb::object q, nb::object stream) {
+nb::any gather_queries(PyExternalPlan& self, nb::object share, nb::object q, nb::object stream) {
   const auto use = self.use();
   PlannedTables& step = *use;
   const Tensor mine = input(share, "share");
@@ -281,7 +304,7 @@ nb::object gather_queries(PyExternalPlan& self, nb::object share, nb::object q, 
     const nb::gil_scoped_release release;
     step.plan.gather_queries(mine.view, all.view, on);
   }
-  return q;
+  return of_any_type(q);
 }
 
 void bind_plans(nb::module_& module) {
@@ -306,7 +329,8 @@ void bind_plans(nb::module_& module) {
                    [](PyExternalPlan& self) { return self.get().plan.query_tokens(); })
       .def_prop_ro("append_tokens",
                    [](PyExternalPlan& self) { return self.get().plan.append_tokens(); })
-      .def_prop_ro("generation", [](PyExternalPlan& self) { return self.get().plan.generation(); });
+      .def_prop_ro("generation", [](PyExternalPlan& self) { return self.get().plan.generation(); })
+      .def("__repr__", &describe_plan);
 }
 
 }  // namespace
@@ -325,7 +349,8 @@ void bind_external(nb::module_& module) {
           },
           nb::arg("k"), nb::arg("v") = nb::none(), nb::kw_only(), nb::arg("order") = "hnd",
           nb::arg("v_dim") = 0, nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f,
-          nb::arg("k_scales") = nb::none(), nb::arg("v_scales") = nb::none());
+          nb::arg("k_scales") = nb::none(), nb::arg("v_scales") = nb::none())
+      .def("__repr__", &describe_pages);
   bind_plans(module);
   nb::class_<PyExternalPool> type(module, "ExternalPool",
                                   "Attention over an engine's pools, all like `layer`. See "
@@ -353,7 +378,8 @@ void bind_external(nb::module_& module) {
       .def("replan", &replan, nb::arg("step"), nb::arg("q_indptr"), nb::arg("kv_lens"),
            nb::arg("indices"), nb::arg("indptr") = nb::none(), nb::arg("logical") = nb::none(),
            nb::arg("appended") = nb::none(), nb::arg("token_lists") = nb::none(),
-           nb::arg("stream") = nb::none(), nb::arg("q_positions") = std::vector<std::int64_t>{});
+           nb::arg("stream") = nb::none(), nb::arg("q_positions") = std::vector<std::int64_t>{})
+      .def("__repr__", &describe_pool);
 }
 
 }  // namespace kvmesh::python

@@ -1,5 +1,6 @@
 #include "python/src/gate.hpp"
 
+#include <Python.h>
 #include <pthread.h>
 
 #include <atomic>
@@ -22,6 +23,23 @@ int forks_now() {
   return forks().load();
 }
 
+/// Other threads of Python run while it exists, if this one has Python's lock. At the end of the
+/// interpreter no other runs any more.
+class WithoutPythonsLock {
+ public:
+  WithoutPythonsLock() {
+    if (Py_IsInitialized() && PyGILState_Check()) state_ = PyEval_SaveThread();
+  }
+  ~WithoutPythonsLock() {
+    if (state_ != nullptr) PyEval_RestoreThread(state_);
+  }
+  WithoutPythonsLock(const WithoutPythonsLock&) = delete;
+  WithoutPythonsLock& operator=(const WithoutPythonsLock&) = delete;
+
+ private:
+  PyThreadState* state_ = nullptr;
+};
+
 }  // namespace
 
 Gate::Gate() : forks_(forks_now()) {}
@@ -42,36 +60,53 @@ void Gate::refuse_other() const {
       "may use a mesh, its caches and their plans");
 }
 
+void Gate::go_inside() {
+  inside_ = std::this_thread::get_id();
+  ++depth_;
+}
+
+std::unique_lock<std::mutex> Gate::locked() {
+  for (;;) {
+    refuse_child();
+    {
+      std::unique_lock lock(mutex_);
+      if (!other_is_ending()) return lock;
+    }
+    // Python's lock is taken after the mutex is free, and another thread may be inside then.
+    const WithoutPythonsLock others_run;
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !other_is_ending(); });
+  }
+}
+
 void Gate::check() {
-  refuse_child();
-  const std::lock_guard lock(mutex_);
+  const auto lock = locked();
   refuse_other();
 }
 
 void Gate::enter() {
-  refuse_child();
-  const std::lock_guard lock(mutex_);
+  const auto lock = locked();
   refuse_other();
-  inside_ = std::this_thread::get_id();
-  ++depth_;
+  go_inside();
 }
 
 void Gate::wait_and_enter() {
   refuse_child();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return !other_is_inside(); });
-  inside_ = std::this_thread::get_id();
-  ++depth_;
+  go_inside();
 }
 
 void Gate::leave() {
-  std::vector<std::shared_ptr<void>> ended;
+  Objects ended;
   {
     const std::lock_guard lock(mutex_);
-    if (--depth_ > 0) return;
-    ended.swap(ended_);
+    if (depth_ == 1) ended.swap(ended_);
+    is_ending_ = !ended.empty();
+    if (!is_ending_) --depth_;
   }
-  changed_.notify_all();
+  if (ended.empty()) return changed_.notify_all();
+  end_and_leave(std::move(ended));
 }
 
 void Gate::end(std::shared_ptr<void> object) {
@@ -79,8 +114,21 @@ void Gate::end(std::shared_ptr<void> object) {
     static_cast<void>(new std::shared_ptr<void>(std::move(object)));  // stays
     return;
   }
-  const std::lock_guard lock(mutex_);
-  if (other_is_inside()) ended_.push_back(std::move(object));
+  {
+    const std::lock_guard lock(mutex_);
+    if (other_is_inside()) return ended_.push_back(std::move(object));
+    is_ending_ = true;
+    go_inside();
+  }
+  Objects objects;
+  objects.push_back(std::move(object));
+  end_and_leave(std::move(objects));
+}
+
+void Gate::end_and_leave(Objects objects) {
+  const WithoutPythonsLock others_run;
+  objects.clear();
+  leave();
 }
 
 }  // namespace kvmesh::python

@@ -1,10 +1,13 @@
 // Meshes: of a launcher, of an MPI communicator, of a TCP rendezvous, of threads.
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
+#include <nanobind/stl/tuple.h>
 
 #include <chrono>
 #include <memory>
+#include <tuple>
 
 #include "python/src/bindings.hpp"
 
@@ -53,20 +56,54 @@ MeshOptions mesh_options(std::string_view device, int head_parallel, int threads
   return options;
 }
 
-Mesh over_mpi(std::uintptr_t address, const MeshOptions& options) {
+nb::object groups() { return nb::module_::import_("kvmesh._groups"); }
+
+Mesh over_mpi(nb::handle comm, const MeshOptions& options) {
+  const auto address = nb::cast<std::uintptr_t>(groups().attr("address_of")(comm));
+  const nb::gil_scoped_release release;
   return Mesh(make_mpi_communicator(reinterpret_cast<const void*>(address)), options);
 }
 
-Mesh over_tcp(int rank, int size, const std::string& host, std::uint16_t port,
-              const std::string& secret, const MeshOptions& options) {
-  TcpOptions tcp{.rank = rank, .size = size, .host = host, .port = port};
-  tcp.secret = secret;
+/// Where ranks meet over TCP.
+struct Meeting {
+  std::optional<int> rank, size;
+  std::optional<std::string> rendezvous;
+  std::string secret;
+};
+
+Mesh over_tcp(const Meeting& meeting, const MeshOptions& options) {
+  if (!meeting.rank || !meeting.size) {
+    throw InvalidArgument("a rendezvous takes rank and size, too");
+  }
+  const auto [host, port] = nb::cast<std::pair<std::string, std::uint16_t>>(
+      groups().attr("host_and_port")(*meeting.rendezvous));
+  TcpOptions tcp{.rank = *meeting.rank, .size = *meeting.size, .host = host, .port = port};
+  tcp.secret = meeting.secret;
   tcp.deadline = options.deadline.value_or(tcp.deadline);
+  const nb::gil_scoped_release release;
   return Mesh(make_tcp_communicator(tcp), options);
 }
 
+Mesh from_launcher(const MeshOptions& options) {
+  const nb::gil_scoped_release release;
+  start_mpi_if_launched();
+  return Mesh::from_launcher(options);
+}
+
+Mesh make_mesh(nb::handle comm, nb::handle group, Meeting meeting, const MeshOptions& options) {
+  if (!comm.is_none()) return over_mpi(comm, options);
+  if (!group.is_none()) {
+    std::tie(meeting.rank, meeting.size, meeting.rendezvous, meeting.secret) =
+        nb::cast<std::tuple<int, int, std::string, std::string>>(
+            groups().attr("meeting_of")(group));
+  }
+  return meeting.rendezvous ? over_tcp(meeting, options) : from_launcher(options);
+}
+
 /// Each thread of a rank holds Python's lock while it runs Python.
-void on_threads(int ranks, nb::callable body, const MeshOptions& options) {
+void on_threads(int ranks, nb::callable body, std::string_view device, int head_parallel,
+                int threads, std::optional<double> deadline) {
+  const MeshOptions options = mesh_options(device, head_parallel, threads, deadline);
   const nb::gil_scoped_release release;
   run_on_threads(
       ranks,
@@ -94,11 +131,33 @@ std::string describe_mesh(PyMesh& self) {
          " head, in " + describe(mesh.device()) + ">";
 }
 
+void bind_constructor(nb::class_<PyMesh>& type) {
+  type.def(
+      "__init__",
+      [](PyMesh* self, std::string_view device, int head_parallel, int threads,
+         std::optional<double> deadline, nb::object comm, nb::object group, std::optional<int> rank,
+         std::optional<int> size, std::optional<std::string> rendezvous, std::string secret) {
+        const MeshOptions options = mesh_options(device, head_parallel, threads, deadline);
+        new (self) PyMesh(make_mesh(
+            comm, group, {rank, size, std::move(rendezvous), std::move(secret)}, options));
+      },
+      nb::kw_only(), nb::arg("device") = "cpu", nb::arg("head_parallel") = 1,
+      nb::arg("threads") = 0, nb::arg("deadline") = nb::none(), nb::arg("comm") = nb::none(),
+      nb::arg("group") = nb::none(), nb::arg("rank") = nb::none(), nb::arg("size") = nb::none(),
+      nb::arg("rendezvous") = nb::none(), nb::arg("secret") = "",
+      "Without arguments: the ranks that a launcher has started (docs/launching.md), else this "
+      "process alone. comm: an mpi4py communicator. group: a process group of torch.distributed, "
+      "whose ranks then meet over TCP. rank, size and rendezvous ('host:port', where rank 0 "
+      "listens): a meeting over TCP; without a secret only at private addresses. device: 'cpu', "
+      "'cuda' or 'auto'. deadline: seconds that any wait for a peer may take. Collective.");
+}
+
 }  // namespace
 
 void bind_mesh(nb::module_& module) {
-  nb::class_<PyMesh> mesh(module, "Mesh");
+  nb::class_<PyMesh> mesh(module, "Mesh", "The ranks of a job, kv_parallel x head_parallel.");
   make_closable(mesh);
+  bind_constructor(mesh);
   mesh.def_prop_ro("rank", [](PyMesh& self) { return self.peek().rank().value; })
       .def_prop_ro("size", [](PyMesh& self) { return self.peek().size(); })
       .def_prop_ro("kv_rank", [](PyMesh& self) { return self.peek().kv_rank().value; })
@@ -135,30 +194,14 @@ void bind_mesh(nb::module_& module) {
           "Blocks until the device has done the work on a stream, at most for the deadline.")
       .def("__repr__", &describe_mesh);
 
-  nb::class_<MeshOptions>(module, "MeshOptions")
-      .def(
-          "__init__",
-          [](MeshOptions* self, std::string_view device, int head_parallel, int threads,
-             std::optional<double> deadline) {
-            new (self) MeshOptions(mesh_options(device, head_parallel, threads, deadline));
-          },
-          nb::arg("device"), nb::arg("head_parallel"), nb::arg("threads"),
-          nb::arg("deadline") = nb::none());
-  module.def("mesh_from_launcher", [](const MeshOptions& options) {
-    const nb::gil_scoped_release release;
-    start_mpi_if_launched();
-    return PyMesh(Mesh::from_launcher(options));
-  });
-  module.def("mesh_over_mpi", [](std::uintptr_t address, const MeshOptions& options) {
-    const nb::gil_scoped_release release;
-    return PyMesh(over_mpi(address, options));
-  });
-  module.def("mesh_over_tcp", [](int rank, int size, const std::string& host, std::uint16_t port,
-                                 const std::string& secret, const MeshOptions& options) {
-    const nb::gil_scoped_release release;
-    return PyMesh(over_tcp(rank, size, host, port, secret, options));
-  });
-  module.def("run_on_threads", &on_threads);
+  module.def("run_on_threads", &on_threads, nb::arg("ranks"), nb::arg("body"), nb::kw_only(),
+             nb::arg("device") = "cpu", nb::arg("head_parallel") = 1, nb::arg("threads") = 1,
+             nb::arg("deadline") = nb::none(),
+             nb::sig("def run_on_threads(ranks: int, body: typing.Callable[[Mesh], object], *, "
+                     "device: str = 'cpu', head_parallel: int = 1, threads: int = 1, "
+                     "deadline: float | None = None) -> None"),
+             "Calls body(mesh) on `ranks` threads, each with its own mesh, which is closed at the "
+             "end. The first error is raised here, and ends the others' waits.");
   module.def("finish_mpi", &finish_mpi);
 }
 

@@ -56,17 +56,32 @@ Expr true_divide(const Expr& a, const Expr& b) { return to_float(a) / to_float(b
 
 void binary(nb::class_<Expr>& type, const char* name, const char* reflected, Operation operation) {
   const auto define = [&](const char* method, auto apply) {
+    const auto signature = "def " + std::string(method) + "(self, other: object, /) -> Expr";
     type.def(
         method,
         [apply](const Expr& self, nb::object other) -> nb::object {
           const auto right = try_expr(other);
           return right ? nb::cast(apply(self, *right)) : nb::borrow(nb::handle(Py_NotImplemented));
         },
-        nb::is_operator());
+        nb::is_operator(), nb::sig(signature.c_str()));
   };
   define(name, operation);
   if (reflected == nullptr) return;
   define(reflected, [operation](const Expr& a, const Expr& b) { return operation(b, a); });
+}
+
+/// Its type and the graph that computes it, as masks and scores show theirs.
+std::string describe_expr(const Expr& value) {
+  const auto begin = "Expr of " + std::string(name(value.type())) + ":\n";
+  if (value.type() == ModType::kBool) {
+    return begin + MaskMod([&](auto&&...) { return value; }).to_string();
+  }
+  std::string text = ScoreMod([&](auto&&...) { return value; }).to_string();
+  if (value.type() == ModType::kInt32) {  // the last operation makes it a score; a number is one
+    const std::size_t last = text.rfind('\n', text.size() - 2);
+    last == text.npos ? text.replace(text.rfind("float32"), 7, "int32") : text.erase(last + 1);
+  }
+  return begin + text;
 }
 
 void bind_operators(nb::class_<Expr>& type) {
@@ -91,6 +106,7 @@ void bind_operators(nb::class_<Expr>& type) {
     throw nb::type_error("a mod is traced: use & | ~ and kvmesh.where, not and, or, not, if");
   });
   type.attr("__hash__") = nb::none();
+  type.def("__repr__", &describe_expr);
 }
 
 template <class T, class Array>
@@ -126,6 +142,15 @@ Expr element(const PyBuffer& buffer, nb::object index) {
         return is_pair ? of.at(to_expr(index[0]), to_expr(index[1])) : of[to_expr(index)];
       },
       buffer.buffer);
+}
+
+std::string describe_buffer(const PyBuffer& buffer) {
+  constexpr const char* kTypes[] = {"float32", "int32", "bool"};
+  const auto [size, row] = std::visit(
+      [](const auto& of) { return std::pair(of.size(), of.row_length()); }, buffer.buffer);
+  const std::string rows = buffer.rows > 0 ? std::to_string(buffer.rows) + ", " : "";
+  return "<kvmesh.Buffer: " + std::string(kTypes[buffer.buffer.index()]) + " [" + rows +
+         std::to_string(buffer.rows > 0 ? row : size) + "]>";
 }
 
 void set_buffer(PyBuffer& buffer, nb::object object) {
@@ -259,7 +284,8 @@ void bind_mods(nb::module_& module) {
           "__init__", [](PyBuffer* self, nb::object v) { new (self) PyBuffer(make_buffer(v)); },
           nb::arg("values"))
       .def("__getitem__", &element)
-      .def("set", &set_buffer, nb::arg("values"), "Changes the numbers; only between steps.");
+      .def("set", &set_buffer, nb::arg("values"), "Changes the numbers; only between steps.")
+      .def("__repr__", &describe_buffer);
   bind_functions(module);
   bind_masks(module);
   bind_scores(module);

@@ -20,6 +20,8 @@ std::span<const std::int64_t> numbers(const Integers& array) {
 
 BlockMask block_mask_of(const BlockMap& map, std::int64_t q_len, std::int64_t kv_len, int q_block,
                         int kv_block, nb::handle mask) {
+  const MaskMod traced = mask_from(mask, {});
+  const nb::gil_scoped_release release;
   const BlockMaskShape shape{.batch = static_cast<std::int64_t>(map.shape(0)),
                              .heads = static_cast<std::int64_t>(map.shape(1)),
                              .q_len = q_len,
@@ -35,7 +37,7 @@ BlockMask block_mask_of(const BlockMap& map, std::int64_t q_len, std::int64_t kv
       (kind == 1 ? rows[i].partial : rows[i].full).push_back(static_cast<std::int32_t>(column));
     }
   }
-  return BlockMask::from_lists(shape, rows, mask_from(mask, {}));
+  return BlockMask::from_lists(shape, rows, traced);
 }
 
 class PyPagedAttention {
@@ -48,6 +50,8 @@ class PyPagedAttention {
                mesh.gate()) {}
 
   PagedAttention& get() { return paged_.get(); }
+  void close() { paged_.close(); }
+  bool is_closed() const { return paged_.is_closed(); }
 
   std::vector<std::int64_t> pages(int row) {
     std::vector<std::int64_t> numbers;
@@ -95,9 +99,10 @@ class PyPagedAttention {
 void bind_paged(nb::module_& module) {
   module.def("block_mask_of", &block_mask_of, nb::arg("map"), nb::kw_only(), nb::arg("q_len"),
              nb::arg("kv_len"), nb::arg("q_block"), nb::arg("kv_block"), nb::arg("mask"));
-  nb::class_<PyPagedAttention>(module, "PagedAttention",
-                               "The implementation of kvmesh.torch.PagedAttention.")
-      .def(nb::init<PyMesh&, std::int64_t, int, int, std::string_view>(), nb::arg("mesh"),
+  nb::class_<PyPagedAttention> type(module, "PagedAttention",
+                                    "The implementation of kvmesh.torch.PagedAttention.");
+  make_closable(type);
+  type.def(nb::init<PyMesh&, std::int64_t, int, int, std::string_view>(), nb::arg("mesh"),
            nb::arg("n_pages"), nb::arg("page_size"), nb::arg("max_batch_size"),
            nb::arg("placement"))
       .def(

@@ -2,6 +2,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <tuple>
@@ -39,8 +40,8 @@ Output output_of(const PlannedStep& step, int layer, nb::handle like, nb::object
                            like, o, lse);
 }
 
-nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v, nb::object out,
-               nb::object lse, nb::object stream, nb::object sinks) {
+nb::any run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v, nb::object out,
+            nb::object lse, nb::object stream, nb::object sinks) {
   const auto use = self.use();
   PlannedStep& step = *use;
   const Tensor queries = input(q, "q");
@@ -68,9 +69,8 @@ void append(PyPlan& self, int layer, nb::object k, nb::object v, nb::object stre
   step->plan.append(layer, keys.view, values.view, on);
 }
 
-std::pair<nb::object, nb::object> attend_partial(PyPlan& self, int layer, nb::object q,
-                                                 nb::object o, nb::object lse, nb::object stream,
-                                                 nb::object sinks) {
+std::pair<nb::any, nb::any> attend_partial(PyPlan& self, int layer, nb::object q, nb::object o,
+                                           nb::object lse, nb::object stream, nb::object sinks) {
   const auto use = self.use();
   PlannedStep& step = *use;
   const Tensor queries = input(q, "q");
@@ -87,11 +87,11 @@ std::pair<nb::object, nb::object> attend_partial(PyPlan& self, int layer, nb::ob
     step.plan.attend_partial(layer, queries.view, {.o = part_o.view, .lse = part_lse.view}, on,
                              counted.view);
   }
-  return {o, lse};
+  return {of_any_type(o), of_any_type(lse)};
 }
 
-nb::object combine(PyPlan& self, nb::object o, nb::object lse, nb::object out, nb::object out_lse,
-                   nb::object stream, int layer) {
+nb::any combine(PyPlan& self, nb::object o, nb::object lse, nb::object out, nb::object out_lse,
+                nb::object stream, int layer) {
   const auto use = self.use();
   PlannedStep& step = *use;
   const Tensor part_o = input(o, "o");
@@ -105,8 +105,7 @@ nb::object combine(PyPlan& self, nb::object o, nb::object lse, nb::object out, n
   return output.result();
 }
 
-nb::object gather_queries(PyPlan& self, int layer, nb::object share, nb::object q,
-                          nb::object stream) {
+nb::any gather_queries(PyPlan& self, int layer, nb::object share, nb::object q, nb::object stream) {
   const auto use = self.use();
   PlannedStep& step = *use;
   const LayerSizes& sizes = step.sizes(layer);
@@ -120,7 +119,7 @@ nb::object gather_queries(PyPlan& self, int layer, nb::object share, nb::object 
     const nb::gil_scoped_release release;
     step.plan.gather_queries(layer, mine.view, all.view, on);
   }
-  return q;
+  return of_any_type(q);
 }
 
 std::string describe_plan(PyPlan& self) {
@@ -164,17 +163,17 @@ void bind_shapes(nb::class_<PyPlan>& type) {
           [](PyPlan& self, int layer) {
             const PlannedStep& step = self.get();
             const LayerSizes& sizes = step.sizes(layer);
-            return nb::make_tuple(step.plan.query_tokens(), sizes.q_heads, sizes.k_dim);
+            return std::tuple(step.plan.query_tokens(), sizes.q_heads, sizes.k_dim);
           },
           nb::arg("layer") = 0, "(tokens, q_heads, k_dim) of the queries of a layer.")
-      .def_prop_ro(
+      .def(
           "output_shape",
-          [](PyPlan& self) {
+          [](PyPlan& self, int layer) {
             const PlannedStep& step = self.get();
-            return nb::make_tuple(step.plan.tokens_of_output().size(),
-                                  step.plan.heads_of_output().size(), step.sizes(0).v_dim);
+            return std::tuple(step.plan.tokens_of_output().size(),
+                              step.plan.heads_of_output(layer).size(), step.sizes(layer).v_dim);
           },
-          "(tokens, heads, v_dim) of this rank's output of layer 0 and the layers of its group.")
+          nb::arg("layer") = 0, "(tokens, heads, v_dim) of this rank's output of a layer.")
       .def(
           "token_owners",
           [](PyPlan& self, int layer) {

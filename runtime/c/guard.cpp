@@ -11,6 +11,52 @@ namespace {
 
 thread_local std::string last_error;
 
+/// True for an error whose code is its status. A code that is missing here is a warning (-Wswitch).
+constexpr bool has_status(ErrorCode code) {
+  const auto is = [code](kvmesh_status_t status) {
+    return status == static_cast<kvmesh_status_t>(code);
+  };
+  switch (code) {
+    case ErrorCode::kError:
+      return is(KVMESH_ERROR);
+    case ErrorCode::kInvalidArgument:
+      return is(KVMESH_INVALID_ARGUMENT);
+    case ErrorCode::kUnsupported:
+      return is(KVMESH_UNSUPPORTED);
+    case ErrorCode::kUnknownSequence:
+      return is(KVMESH_UNKNOWN_SEQUENCE);
+    case ErrorCode::kOutOfPages:
+      return is(KVMESH_OUT_OF_PAGES);
+    case ErrorCode::kOutOfThreads:
+      return is(KVMESH_OUT_OF_THREADS);
+    case ErrorCode::kOutOfMemory:
+      return is(KVMESH_OUT_OF_MEMORY);
+    case ErrorCode::kTimeout:
+      return is(KVMESH_TIMEOUT);
+    case ErrorCode::kPeerLost:
+      return is(KVMESH_PEER_LOST);
+    case ErrorCode::kBrokenGroup:
+      return is(KVMESH_BROKEN_GROUP);
+    case ErrorCode::kDigestMismatch:
+      return is(KVMESH_DIGEST_MISMATCH);
+    case ErrorCode::kRendezvous:
+      return is(KVMESH_RENDEZVOUS_ERROR);
+    case ErrorCode::kNccl:
+      return is(KVMESH_NCCL_ERROR);
+    case ErrorCode::kStream:
+      return is(KVMESH_STREAM_ERROR);
+  }
+  return false;
+}
+
+constexpr bool have_statuses() {
+  for (int code = KVMESH_OK + 1; code <= KVMESH_STREAM_ERROR; ++code) {
+    if (!has_status(static_cast<ErrorCode>(code))) return false;
+  }
+  return true;
+}
+static_assert(have_statuses(), "a status of c/mesh.h is not the code of its error");
+
 kvmesh_status_t keep(kvmesh_status_t status, const char* text) noexcept {
   try {
     last_error = text;

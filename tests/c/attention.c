@@ -160,15 +160,15 @@ static void check_owners(kvmesh_cache_t* cache, uint64_t sequence) {
 static void check_gather(kvmesh_mesh_t* mesh, kvmesh_plan_t* plan) {
   kvmesh_mesh_info_t info = KVMESH_INIT(info);
   CHECK_OK(kvmesh_mesh_get_info(mesh, &info));
-  const int begin = kHeads * info.kv_rank / info.kv_parallel;
-  const int end = kHeads * (info.kv_rank + 1) / info.kv_parallel;
-  int64_t shape[] = {kTokens, kHeads, kDim}, share_shape[] = {kTokens, end - begin, kDim};
-  int64_t other_shape[] = {kTokens, end - begin, kDim - 1};
+  const share_t heads = share_of(kHeads, &info);
+  const int count = heads.end - heads.begin;
+  int64_t shape[] = {kTokens, kHeads, kDim}, share_shape[] = {kTokens, count, kDim};
+  int64_t other_shape[] = {kTokens, count, kDim - 1};
   float share[kRows * kDim] = {0}, gathered[kRows * kDim];
   int used = 0;
   for (int i = 0; i < kRows * kDim; ++i) {
     const int head = i / kDim % kHeads;
-    if (head >= begin && head < end) share[used++] = (float)i;
+    if (head >= heads.begin && head < heads.end) share[used++] = (float)i;
   }
   const kvmesh_tensor_t mine = floats(share, 3, share_shape), all = floats(gathered, 3, shape);
   const kvmesh_tensor_t other = floats(share, 3, other_shape);

@@ -1,33 +1,8 @@
-/* The combine alone, and what is refused. */
+/* What is refused. */
 #include <math.h>
 #include <string.h>
 
 #include "program.h"
-
-/* Every rank has one key of weight 1 with its rank as the value: the mean, and log2 of the ranks.
- */
-void check_combine(kvmesh_mesh_t* mesh) {
-  kvmesh_mesh_info_t info = KVMESH_INIT(info);
-  kvmesh_combiner_t* combiner = NULL;
-  kvmesh_combine_options_t options = KVMESH_INIT(options);
-  int64_t shape[] = {1, 1, 2};
-  float partial[2], partial_lse = 0, o[2] = {NAN, NAN}, lse = NAN;
-  CHECK_OK(kvmesh_mesh_get_info(mesh, &info));
-  partial[0] = partial[1] = (float)info.kv_rank;
-  const kvmesh_tensor_t part = floats(partial, 3, shape), out = floats(o, 3, shape);
-  const kvmesh_tensor_t part_lse = floats(&partial_lse, 2, shape), out_lse = floats(&lse, 2, shape);
-  CHECK_OK(kvmesh_combiner_create(mesh, &combiner));
-  CHECK_OK(kvmesh_combiner_run(combiner, &part, &part_lse, NULL, &out, &out_lse, NULL));
-  CHECK(fabs(o[1] - (info.kv_parallel - 1) / 2.0) < 1e-6);
-  CHECK(fabs(lse - log(info.kv_parallel)) < 1e-6);
-
-  partial_lse = 1; /* base two: log 2, naturally */
-  options.lse_base = KVMESH_LSE_BASE_TWO;
-  CHECK_OK(kvmesh_combiner_run(combiner, &part, &part_lse, &options, &out, &out_lse, NULL));
-  CHECK(fabs(lse - log(2.0 * info.kv_parallel)) < 1e-6);
-  CHECK_OK(kvmesh_combiner_run(combiner, &part, &part_lse, NULL, &out, NULL, NULL)); /* no LSE */
-  kvmesh_combiner_destroy(combiner);
-}
 
 static void check_options(kvmesh_mesh_t* mesh) {
   struct {

@@ -1,8 +1,10 @@
 """Errors, life times, mods and the allocator."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +34,19 @@ def test_errors_have_classes_and_details():
             cache.plan([], scatter="rows")
 
     on_ranks(1, body)
+
+
+def test_each_error_code_of_the_library_has_a_class():
+    header = Path(__file__).parents[2] / "include/kvmesh/error.hpp"
+    body = header.read_text().partition("enum class ErrorCode")[2].partition("};")[0]
+    codes = {int(number): name for name, number in re.findall(r"\bk(\w+) = (\d+),", body)}
+    assert len(codes) >= 14
+    classes = kvmesh.errors.BY_CODE
+    assert {number: classes[number].__name__.removesuffix("Error") for number in classes} == {
+        number: name.removesuffix("Error") for number, name in codes.items()}
+    for number, each in classes.items():
+        assert each.code == number and issubclass(each, kvmesh.Error)
+        assert getattr(kvmesh, each.__name__) is each
 
 
 def test_a_batch_is_ordered_by_owner():
@@ -142,6 +157,59 @@ def test_reprs_say_what_there_is():
         assert "3 tokens" in repr(cache.plan([(cache.create(), 3)]))
 
 
+def test_reprs_of_mods_and_what_they_read():
+    assert repr(kvmesh.Buffer([1.5, 2])) == "<kvmesh.Buffer: float32 [2]>"
+    assert repr(kvmesh.Buffer(np.zeros((2, 3), bool))) == "<kvmesh.Buffer: bool [2, 3]>"
+    said = []
+
+    def mask(b, h, q, kv):
+        said.extend(map(repr, (q - kv, kvmesh.to_float(kv), q >= kv)))
+        return q >= kv
+
+    kvmesh.MaskMod(mask)
+    assert repr(kvmesh.to_int(7)) == "Expr of int32:\n%0 = constant 7 : int32\n"
+    assert said == ["Expr of int32:\n%0 = q : int32\n%1 = kv : int32\n%2 = - %0 %1 : int32\n",
+                    "Expr of float32:\n%0 = kv : int32\n%1 = to_float %0 : float32\n",
+                    "Expr of bool:\n%0 = kv : int32\n%1 = q : int32\n%2 = <= %0 %1 : bool\n"]
+
+
+def test_reprs_of_an_engine_s_pages():
+    with kvmesh.Mesh() as mesh:
+        pages = np.zeros((6, 4, 2, 8), np.float32)
+        layer = kvmesh.Pool(pages, pages[..., :6].copy(), order="nhd")
+        assert repr(layer) == ("<kvmesh.Pool: k float32 [6, 2, 4, 8], v float32 [6, 2, 4, 6], in host "
+                               "memory>")
+        assert repr(kvmesh.Pool(pages, v_dim=6)) == ("<kvmesh.Pool: k float32 [6, 4, 2, 8], latent, values "
+                                                     "of 6, in host memory>")
+        with kvmesh.ExternalPool(mesh, layer, q_heads=4) as pool:
+            assert repr(pool) == "<kvmesh.ExternalPool: 4 query heads, values of 6, in host memory>"
+            with pool.plan([0, 2], [3], [[0]], appended=[1]) as step:
+                assert repr(step) == "<kvmesh.ExternalPlan: appends 1 tokens, 2 queries>"
+        assert repr(step) == "<kvmesh.ExternalPlan: closed>"
+        assert repr(pool) == "<kvmesh.ExternalPool: closed>"
+
+
+def test_reprs_of_prefixes():
+    with kvmesh.Mesh() as mesh, make_cache(mesh, prefix_cache=True) as cache:
+        key = cache.make_prefix_key()
+        key.append([1, 2, 3, 4, 5])
+        assert repr(key) == "<kvmesh.PrefixKey: 5 tokens, 1 full pages>"
+        assert repr(cache.match_prefix(key)) == "<kvmesh.PrefixMatch: 0 tokens, 0 on their way>"
+
+
+def test_a_combiner_can_be_closed():
+    def body(mesh):
+        o, lse = np.ones((1, 1, 2), np.float32), np.zeros((1, 1), np.float32)
+        with kvmesh.Combiner(mesh) as combiner:
+            assert repr(combiner) == "<kvmesh.Combiner: of 2 kv ranks, in host memory>"
+            np.testing.assert_allclose(combiner(o, lse), o)
+        assert combiner.closed and repr(combiner) == "<kvmesh.Combiner: closed>"
+        with pytest.raises(kvmesh.InvalidArgument, match="closed"):
+            combiner(o, lse)
+
+    on_ranks(2, body)
+
+
 def test_mods_compute_what_python_computes():
     mask = kvmesh.MaskMod(lambda b, h, q, kv: ((q - 7) // 3 == kv % -4) | (abs(q - kv) > 5) & ~(h == 1))
     for h in range(2):
@@ -211,12 +279,20 @@ def test_block_masks_show_their_tiles():
     assert "#" in repr(mask)
 
 
+def test_a_rendezvous_is_a_host_and_a_port():
+    for wrong in ("host", ":5", "host:", "host:port", "host:65536", "host:-1"):
+        with pytest.raises(kvmesh.InvalidArgument, match=f"host:port\", not '{wrong}'"):
+            kvmesh.Mesh(rank=0, size=2, rendezvous=wrong)
+    with pytest.raises(kvmesh.InvalidArgument, match="rank and size"):
+        kvmesh.Mesh(rendezvous="127.0.0.1:1")
+
+
 def test_ranks_meet_over_tcp():
     program = ("import kvmesh, sys\n"
                "with kvmesh.Mesh(rank=int(sys.argv[1]), size=2, rendezvous=sys.argv[2]) as mesh:\n"
                "    mesh.barrier()\n"
                "    print(mesh.communicator, mesh.kv_rank, mesh.size)\n")
-    port = 20000 + os.getpid() % 20000
+    port = 20000 + os.getpid() % 12000  # below those that the system hands out
     ranks = [subprocess.Popen([sys.executable, "-c", program, str(rank), f"127.0.0.1:{port}"],
                               stdout=subprocess.PIPE, text=True) for rank in range(2)]
     assert [rank.communicate(timeout=60)[0].split() for rank in ranks] == [

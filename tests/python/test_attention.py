@@ -117,7 +117,7 @@ def test_rows_stay_with_the_owners_of_their_keys():
     def body(mesh):
         cache = make_cache(mesh)
         step = cache.plan([(cache.create(), 12)], scatter="owner")
-        assert step.output_shape[0] == 12 and len(set(step.token_owners())) == 1
+        assert step.output_shape()[0] == 12 and len(set(step.token_owners())) == 1
         o = step.run(0, q, k, v)
         if step.token_owners()[0] == mesh.rank:
             np.testing.assert_allclose(o, expected, atol=1e-5)

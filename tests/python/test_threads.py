@@ -103,6 +103,67 @@ def test_closing_a_cache_while_a_thread_runs_its_plan():
         assert outs[0].shape == (2000, HEADS, 6) and np.isfinite(outs[0]).all()
 
 
+def runs_beside(call):
+    """Returns whether another thread of Python ran in the middle of call()."""
+    ticks, is_done = [], threading.Event()
+
+    def tick():
+        while not is_done.wait(0.001):
+            ticks.append(time.perf_counter())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    begin = time.perf_counter()
+    call()
+    end = time.perf_counter()
+    is_done.set()
+    thread.join()
+    quarter = (end - begin) / 4  # at its ends Python's lock is free
+    return any(begin + quarter < each < end - quarter for each in ticks)
+
+
+def test_other_threads_run_while_a_block_mask_is_made():
+    assert runs_beside(lambda: kvmesh.make_block_mask(kvmesh.causal(), q_len=1 << 17, kv_len=1 << 17))
+    tiles = np.ones((1, 1, 4096, 4096), np.uint8)  # as kvmesh.torch.PagedAttention has them
+    assert runs_beside(lambda: kvmesh._kvmesh.block_mask_of(tiles, q_len=4096, kv_len=4096, q_block=1,
+                                                            kv_block=1, mask=kvmesh.no_mask()))
+
+
+def test_other_threads_run_while_objects_end():
+    closables = pytest.importorskip("closables", reason="a module of kvmesh's own build")
+    owner = closables.Owner()
+    objects = [closables.Slow(owner, 0.2) for _ in range(3)]
+    assert runs_beside(objects.pop)  # is collected
+    assert runs_beside(objects.pop().close)
+    before = closables.ended()
+
+    def leave():
+        """Leaves a call, after which an object that was collected meanwhile ends."""
+        worker = objects[0]
+        thread = threading.Timer(0.01, lambda: objects.append(closables.Slow(owner, 0.2)) or objects.pop())
+        thread.start()
+        worker.work(0.03)
+        thread.join()
+
+    assert runs_beside(leave) and closables.ended() == before + 1
+
+
+def test_calls_wait_while_another_thread_s_object_ends():
+    closables = pytest.importorskip("closables", reason="a module of kvmesh's own build")
+    owner = closables.Owner()
+    objects, before = [closables.Slow(owner, 0.2), closables.Slow(owner, 0)], closables.ended()
+    for call in (lambda it: it.look(), lambda it: it.work(0), lambda it: it.close()):
+        collector = threading.Thread(target=lambda: objects.pop(0))
+        collector.start()
+        while closables.begun() == before:
+            time.sleep(0.001)
+        call(objects[0])  # neither refused nor beside the other's end
+        assert closables.ended() == before + 1 + objects[0].closed
+        collector.join()
+        objects.insert(0, closables.Slow(owner, 0.2))
+        before = closables.ended()
+
+
 FORKS = """
 import os, signal, sys
 import numpy as np

@@ -325,3 +325,15 @@ def test_half_types_and_other_strides():
     out = c.paged.forward(query, c.k_cache, c.v_cache, c.kv_lens, enable_gqa=True)
     assert out.dtype == torch.bfloat16
     close([out], expected, 0.1)
+
+
+def test_it_can_be_closed_and_the_mesh_stays():
+    with kvmesh.Mesh() as mesh:
+        with PagedAttention(8, 4, 2, device="cpu", mesh=mesh) as paged:
+            paged.reserve(1, 5)
+            assert repr(paged) == ("<kvmesh.torch.PagedAttention: 6 of 8 pages of 4 tokens free, 2 rows, "
+                                   f"{mesh!r}>")
+        assert paged.closed and repr(paged) == "<kvmesh.torch.PagedAttention: closed>"
+        with pytest.raises(kvmesh.InvalidArgument, match="closed"):
+            paged.reserve(0, 1)
+        mesh.barrier()

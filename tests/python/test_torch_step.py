@@ -130,7 +130,7 @@ def test_the_operators_keep_torch_s_rules():
         check_operator("run", *where, 0, q, k, v, torch.ones(HEADS), True)
         check_operator("attend_partial", *where, 0, q, torch.ones(HEADS))
         check_operator("gather_queries", *where, 0, q)
-        check_operator("combine", *where, *step.attend_partial(0, q), True)
+        check_operator("combine", *where, 0, *step.attend_partial(0, q), True)
 
 
 @pytest.mark.parametrize("scatter", ["heads", "tokens"])
@@ -145,11 +145,45 @@ def test_fake_outputs_have_the_rows_of_the_rank(scatter):
     kvmesh.run_on_threads(2, body)
 
 
+def test_layers_of_a_group_have_shapes_of_their_own():
+    def model(step, inputs):
+        outs = [step.run(layer, *each, lse=True) for layer, each in enumerate(inputs)]
+        parts = [step.attend_partial(layer, each[0]) for layer, each in enumerate(inputs)]
+        return outs, [step.combine(*part, out_lse=True, layer=layer) for layer, part in enumerate(parts)]
+
+    def body(mesh):
+        cache = kvmesh.KvCache(mesh, layers=2, q_heads=HEADS, kv_heads=KV_HEADS, k_dim=DIM, v_dim=6,
+                               page_size=4, pages_per_rank=16, dtype="float32", placement="striped",
+                               groups=[{"layers": [1], "q_heads": 2, "kv_heads": 1, "k_dim": 16,
+                                        "v_dim": 10}])
+        step = Step(cache.plan([(cache.create(), 5)], scatter="heads"))
+        random = torch.Generator().manual_seed(7)
+        inputs = [[torch.randn(5, heads, dim, generator=random)
+                   for heads, dim in ((q_heads, k_dim), (kv_heads, k_dim), (kv_heads, v_dim))]
+                  for q_heads, kv_heads, k_dim, v_dim in ((HEADS, KV_HEADS, DIM, 6), (2, 1, 16, 10))]
+        share = mesh.size
+        assert step.plan.output_shape() == step.plan.output_shape(0) == (5, HEADS // share, 6)
+        assert step.plan.output_shape(1) == (5, 2 // share, 10)
+        plain = [step.plan.run(layer, *each, lse=True) for layer, each in enumerate(inputs)]
+        outs, merged = model(step, inputs) if share > 1 else compiled(model)(step, inputs)
+        torch.testing.assert_close(outs, plain, atol=0, rtol=0)
+        torch.testing.assert_close(merged, plain)
+        with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fake = model(step, [[mode.from_tensor(each) for each in layer] for layer in inputs])
+        shapes = [[tuple(each.shape) for each in pair] for pair in plain]
+        assert [[[tuple(each.shape) for each in pair] for pair in of] for of in fake] == [shapes] * 2
+
+    kvmesh.run_on_threads(2, body)
+    with kvmesh.Mesh() as mesh:  # torch compiles on one thread
+        body(mesh)
+
+
 def test_a_step_ends_with_its_plan():
     from kvmesh.torch import _step
     with kvmesh.Mesh() as mesh:
         before = len(_step._plans)
         cache, _, step = make_step(mesh)
         assert len(_step._plans) == before + 1
+        assert repr(step) == f"<kvmesh.torch.Step: {step.plan!r}>"
         del step
         assert len(_step._plans) == before

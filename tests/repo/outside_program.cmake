@@ -54,6 +54,7 @@ elseif(WAY STREQUAL shared)
   run(${CMAKE_COMMAND} -S ${SOURCE}/tests/c -B ${WORK}/build_c -G ${GENERATOR} ${arguments})
   run(${CMAKE_COMMAND} --build ${WORK}/build_c)
   run(${WORK}/build_c/c_program threads)
+  run(${WORK}/build_c/c_program tcp)
   # The same program by pkg-config.
   file(GLOB_RECURSE package ${WORK}/prefix/*/kvmesh.pc)
   cmake_path(GET package PARENT_PATH folder)

@@ -182,7 +182,8 @@ typedef struct kvmesh_batch_entry {
   int64_t query_tokens;
 } kvmesh_batch_entry_t;
 
-/* OWNER: all heads of the tokens whose owner is this rank (kvmesh_plan_token_owners); o and lse
+/* HEADS, TOKENS: shares of consecutive ones in the order of the kv ranks; where they do not divide,
+   the first ranks get one more. OWNER: all heads of the tokens whose owner is this rank (kvmesh_plan_token_owners); o and lse
    have all tokens, and what they have in rows of other ranks' tokens is unspecified. For plans: a
    combiner has no owners and refuses it. */
 enum {

@@ -1,19 +1,27 @@
 """PyTorch's PagedAttention over kvmesh."""
 
+from __future__ import annotations
+
 import atexit
 import functools
 import operator
+from typing import Any, Callable, Iterable, Optional, Tuple, Union
 
 import torch
-from torch.nn.attention.flex_attention import noop_mask
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, noop_mask
 
 from .. import Mesh, _kvmesh
 from . import _blocks
 from ._tracing import mask_mod_of, score_mod_of
 
+_Integer = Union[int, Tensor]  # a tensor of one element
+_Integers = Union[Tensor, Iterable[int]]
+_Mod = Optional[Callable[..., Any]]
+
 
 @functools.lru_cache(maxsize=None)
-def _mesh_on(device):
+def _mesh_on(device: str) -> Mesh:
     """The mesh of the launcher's ranks that all PagedAttentions without one share."""
     mesh = Mesh(device=device)
     atexit.register(mesh.close)
@@ -35,8 +43,9 @@ class PagedAttention:
     their own.
     """
 
-    def __init__(self, n_pages, page_size, max_batch_size, device="cuda", *, mesh=None,
-                 placement="balanced"):
+    def __init__(self, n_pages: int, page_size: int, max_batch_size: int,
+                 device: str | torch.device = "cuda", *, mesh: Mesh | None = None,
+                 placement: str = "balanced") -> None:
         self.mesh = mesh if mesh is not None else _mesh_on(torch.device(device).type)
         self.device = torch.device(self.mesh.device)
         self.n_pages = n_pages
@@ -46,10 +55,33 @@ class PagedAttention:
                                              placement)
         self.pages_per_rank = self._pages.pages_per_rank
 
+    # ---- Its end ----
+
+    def close(self) -> None:
+        """Frees the page tables and buffers; the mesh and the caches stay. Using it afterwards is an
+        error."""
+        self._pages.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._pages.closed
+
+    def __enter__(self) -> PagedAttention:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<kvmesh.torch.PagedAttention: closed>"
+        return (f"<kvmesh.torch.PagedAttention: {self._pages.free_pages} of {self.n_pages} pages of "
+                f"{self.page_size} tokens free, {self.max_batch_size} rows, {self.mesh!r}>")
+
     # ---- The page table, as torch's class shows it ----
 
     @property
-    def page_table(self):
+    def page_table(self) -> Tensor:
         """[max_batch_size, n_pages]: the physical page of each logical one; -1: none."""
         table = torch.full((self.max_batch_size, self.n_pages), -1, dtype=torch.int64, device="cpu")
         for row in range(self.max_batch_size):
@@ -58,7 +90,7 @@ class PagedAttention:
         return table.to(self.device)
 
     @property
-    def physical_to_logical(self):
+    def physical_to_logical(self) -> Tensor:
         """[max_batch_size, n_pages]: the logical page of each physical one; -1: not this row's."""
         table = torch.full((self.max_batch_size, self.n_pages), -1, dtype=torch.int64, device="cpu")
         for row in range(self.max_batch_size):
@@ -67,29 +99,30 @@ class PagedAttention:
         return table.to(self.device)
 
     @property
-    def capacity(self):
+    def capacity(self) -> Tensor:
         """[max_batch_size]: the tokens that each row has pages for."""
         return torch.tensor([len(self._pages.pages(row)) * self.page_size
                              for row in range(self.max_batch_size)], device=self.device)
 
     @property
-    def empty_pages(self):
+    def empty_pages(self) -> list[int]:
         """The physical pages that no row has."""
         taken = {page for row in range(self.max_batch_size) for page in self._pages.pages(row)}
         return [page for page in range(self.n_pages - 1, -1, -1) if page not in taken]
 
     # ---- torch's methods ----
 
-    def reserve(self, batch_idx, seq_len):
+    def reserve(self, batch_idx: _Integer, seq_len: _Integer) -> None:
         """Makes room for at least seq_len tokens in row batch_idx (integer tensors of one element, or
         ints). Raises kvmesh.OutOfPages."""
         self._pages.reserve(operator.index(batch_idx), operator.index(seq_len))
 
-    def erase(self, batch_idx):
+    def erase(self, batch_idx: _Integer) -> None:
         """Frees all pages of row batch_idx."""
         self._pages.erase(operator.index(batch_idx))
 
-    def assign(self, batch_idx, input_pos, k_val, v_val, k_cache, v_cache):
+    def assign(self, batch_idx: _Integers, input_pos: Tensor, k_val: Tensor, v_val: Tensor,
+               k_cache: Tensor, v_cache: Tensor) -> None:
         """Writes k_val and v_val [B, H, S, D] to positions input_pos [B, S] of rows batch_idx [B] in
         the caches, if this rank has their pages."""
         if k_val.requires_grad or v_val.requires_grad:
@@ -98,7 +131,8 @@ class PagedAttention:
         self._pages.assign(rows, _integers(input_pos), _dense(k_val), _dense(v_val),
                            k_cache.detach(), v_cache.detach())
 
-    def convert_logical_block_mask(self, block_mask, batch_idx=None, kv_len=None):
+    def convert_logical_block_mask(self, block_mask: BlockMask, batch_idx: Tensor | None = None,
+                                   kv_len: Tensor | None = None) -> BlockMask:
         """block_mask over physical pages, for torch's own flex_attention over a full cache: on
         several ranks over this rank's pages, which gives its partial. batch_idx [B]: the rows of
         block_mask's batch; None: 0, 1, ... kv_len [B]: their lengths."""
@@ -118,7 +152,8 @@ class PagedAttention:
             self.get_mask_mod(block_mask.mask_mod, kv_len, batch_idx),
             (block_mask.seq_lengths[0], self.n_pages * self.page_size))
 
-    def get_mask_mod(self, mask_mod, kv_len=None, batch_idx=None):
+    def get_mask_mod(self, mask_mod: _Mod, kv_len: Tensor | None = None,
+                     batch_idx: Tensor | None = None) -> Callable[..., Tensor]:
         """mask_mod over physical positions in a full cache: False where the position is not row b's
         or is past kv_len[b]. It keeps the present page table; batch_idx as in
         convert_logical_block_mask."""
@@ -131,7 +166,8 @@ class PagedAttention:
 
         return physical_mask_mod
 
-    def get_score_mod(self, score_mod, kv_len=None, batch_idx=None):
+    def get_score_mod(self, score_mod: _Mod, kv_len: Tensor | None = None,
+                      batch_idx: Tensor | None = None) -> Callable[..., Tensor]:
         """score_mod over physical positions, as get_mask_mod; -inf where that is False."""
         logical = self._logical_positions(kv_len, batch_idx)
 
@@ -142,8 +178,10 @@ class PagedAttention:
 
         return physical_score_mod
 
-    def forward(self, query, k_cache, v_cache, kv_lens, block_mask=None, batch_indices=None,
-                score_mod=None, scale=None, enable_gqa=False, *, return_lse=False):
+    def forward(self, query: Tensor, k_cache: Tensor, v_cache: Tensor, kv_lens: _Integers,
+                block_mask: BlockMask | None = None, batch_indices: _Integers | None = None,
+                score_mod: _Mod = None, scale: float | None = None, enable_gqa: bool = False, *,
+                return_lse: bool = False) -> Tensor | Tuple[Tensor, Tensor]:
         """Attention of query [B, H, Q_LEN, D] over the first kv_lens[b] tokens of each row: a new
         [B, H, Q_LEN, V_D], with return_lse (that, [B, H, Q_LEN] float32).
 
@@ -164,7 +202,7 @@ class PagedAttention:
             lse = query.new_empty(batch, q_len, heads, dtype=torch.float32).transpose(1, 2)
         self._pages.forward(q, k_cache.detach(), v_cache.detach(), lengths, out, lse, rows, mask,
                             score_mod_of(score_mod), scale, enable_gqa)
-        return (out, lse) if return_lse else out
+        return out if lse is None else (out, lse)
 
     # ---- Conversions ----
 

@@ -1,5 +1,9 @@
 """transformers' Cache over a KvCache."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -57,21 +61,25 @@ class KvmeshCache(Cache):
     Every rank makes the same calls. After an error in the middle of a forward, reset().
     """
 
-    def __init__(self, config, mesh, *, page_size=16, pages_per_rank=0, bytes=0, memory_fraction=0.0,
-                 dtype=None, window_page_share=0.0, **options):
+    def __init__(self, config: Any, mesh: _kvmesh.Mesh, *, page_size: int = 16, pages_per_rank: int = 0,
+                 bytes: int = 0, memory_fraction: float = 0.0, dtype: str | None = None,
+                 window_page_share: float = 0.0, **options: Any) -> None:
         config = config.get_text_config(decoder=True)
         unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
         if unknown:
             raise Unsupported(f"a KvmeshCache has no layers of {', '.join(sorted(unknown))}")
         super().__init__(layers=[_Layer() for _ in range(config.num_hidden_layers)])
-        self.mesh, self.kv, self.rows = mesh, None, []
+        self.mesh = mesh
+        self.kv: _kvmesh.KvCache | None = None
+        self.rows: list[int] = []
         self._options = dict(options, page_size=page_size, pages_per_rank=pages_per_rank, bytes=bytes,
                              memory_fraction=memory_fraction, dtype=dtype)
         self._plans, self._now, self._done = {}, None, set()
         self._windowed = _windowed_layers(config) if window_page_share else []
         self._window, self._share = getattr(config, "sliding_window", None), window_page_share
 
-    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any,
+               **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the new tokens alone: the attention function appends and attends."""
         leave(self, layer_idx)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
@@ -130,16 +138,16 @@ class KvmeshCache(Cache):
                 self.kv.erase(sequence)
         self.rows = selected
 
-    def reorder_cache(self, beam_idx):
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         self._select(beam_idx.tolist())
 
-    def batch_repeat_interleave(self, repeats):
+    def batch_repeat_interleave(self, repeats: int) -> None:
         self._select([row for row in range(len(self.rows)) for _ in range(repeats)])
 
-    def batch_select_indices(self, indices):
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
         self._select(torch.arange(len(self.rows))[indices.cpu()].tolist())
 
-    def crop(self, tokens_to_remove):
+    def crop(self, tokens_to_remove: int) -> None:
         """Removes the newest -tokens_to_remove tokens; a positive number, as transformers had it until
         5.18, is the length to keep."""
         length = self.get_seq_length()
@@ -153,7 +161,7 @@ class KvmeshCache(Cache):
         for sequence in self.rows:
             self.kv.truncate(sequence, max(self.kv.length(sequence) - drop, 0))
 
-    def reset(self):
+    def reset(self) -> None:
         """Empties the cache, for another batch."""
         forget()
         self._select([])
@@ -163,10 +171,10 @@ class KvmeshCache(Cache):
     # ---- Looking at it ----
 
     @property
-    def batch_size(self):
+    def batch_size(self) -> int:
         return len(self.rows) or -1
 
-    def stats(self):
+    def stats(self) -> dict[str, Any]:
         """Tokens, without padding; pages in use on each rank, shared ones once; bytes that this rank has
         sent."""
         groups = 2 if 0 < len(self._windowed) < len(self.layers) else 1
@@ -178,7 +186,7 @@ class KvmeshCache(Cache):
         return {"tokens": sum(self.kv.length(each) for each in self.rows), "pages": on_rank,
                 "sent_bytes": self.mesh.sent_bytes}
 
-    def close(self):
+    def close(self) -> None:
         """Frees the pages. Collective, as KvCache.close is."""
         self.rows, self._now = [], None
         for plan in self._plans.values():
@@ -188,13 +196,13 @@ class KvmeshCache(Cache):
             self.kv.close()
         self.kv = None
 
-    def __enter__(self):
+    def __enter__(self) -> KvmeshCache:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"KvmeshCache({len(self.rows)} rows, {self.kv!r})"
 
 

@@ -1,7 +1,7 @@
 """A plug-in for vLLM (entry point vllm.general_plugins): see docs/vllm.md."""
 
 
-def register():
+def register() -> None:
     """Registers kvmesh's attention. vLLM calls it in each of its processes."""
     import vllm.envs
     from vllm.platforms import current_platform

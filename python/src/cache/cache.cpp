@@ -236,41 +236,48 @@ void bind_constructor(nb::class_<PyCache>& type) {
       "direct, stores_per_operation.");
 }
 
-void bind_new_plans(nb::class_<PyCache>& type) {
-  const auto def_plan = [&](const char* name, bool may_be_full, const char* doc) {
-    type.def(
-        name,
-        [may_be_full](PyCache& self, nb::object batch, nb::object mask, nb::object score,
-                      std::optional<float> scale, std::string_view scatter,
-                      std::string_view strategy, std::optional<std::string_view> way,
-                      std::string_view travels_as, const std::vector<std::int64_t>& positions,
-                      const BlockMask* block_mask, nb::object limits, nb::list kinds,
-                      bool shares_prefixes, std::optional<std::int64_t> least_saved,
-                      std::int64_t fixed_split) -> std::optional<PyPlan> {
-          const auto cache = self.use();
-          auto made = plan(*cache, batch, mask, score, scale, scatter, strategy, way, travels_as,
-                           positions, block_mask, limits, kinds, shares_prefixes, least_saved,
-                           fixed_split, may_be_full);
+/// `Result` is PyPlan, or an optional one for a call that may find too few pages.
+template <class Result>
+void bind_new_plan(nb::class_<PyCache>& type, const char* name, const char* doc) {
+  type.def(
+      name,
+      [](PyCache& self, nb::object batch, nb::object mask, nb::object score,
+         std::optional<float> scale, std::string_view scatter, std::string_view strategy,
+         std::optional<std::string_view> way, std::string_view travels_as,
+         const std::vector<std::int64_t>& positions, const BlockMask* block_mask, nb::object limits,
+         nb::list kinds, bool shares_prefixes, std::optional<std::int64_t> least_saved,
+         std::int64_t fixed_split) -> Result {
+        constexpr bool kMayBeFull = !std::is_same_v<Result, PyPlan>;
+        const auto cache = self.use();
+        auto made =
+            plan(*cache, batch, mask, score, scale, scatter, strategy, way, travels_as, positions,
+                 block_mask, limits, kinds, shares_prefixes, least_saved, fixed_split, kMayBeFull);
+        if constexpr (kMayBeFull) {
           if (!made) return std::nullopt;
-          return PyPlan(planned(*cache, std::move(*made)), self.gate());
-        },
-        nb::arg("batch"), nb::kw_only(), nb::arg("mask") = nb::none(),
-        nb::arg("score") = nb::none(), nb::arg("scale") = nb::none(), nb::arg("scatter") = "all",
-        nb::arg("strategy") = "auto", nb::arg("way") = nb::none(),
-        nb::arg("travels_as") = "float32", nb::arg("q_positions") = std::vector<std::int64_t>{},
-        nb::arg("block_mask") = nb::none(), nb::arg("limits") = nb::none(),
-        nb::arg("kinds") = nb::list(), nb::arg("shares_prefixes") = true,
-        nb::arg("least_saved_tokens") = nb::none(), nb::arg("fixed_split_tokens") = 0, doc);
-  };
-  def_plan("plan", false,
-           "Plans one step of a batch of (sequence, append_tokens[, query_tokens]). Without a mask "
-           "attention is causal. limits: (sequences, query_tokens), or a dict that may also have "
-           "pages and shares_prefixes, for captured graphs. "
-           "kinds: dicts of layers and their mask, score, scale. shares_prefixes: pages with which "
-           "several sequences begin are read once, if that saves least_saved_tokens. "
-           "fixed_split_tokens: keys are read in pieces of this many tokens, so that the bits of a "
-           "sequence's rows do not depend on the rest of the batch.");
-  def_plan("try_plan", true, "As plan, but None where pages are too few.");
+        }
+        return PyPlan(planned(*cache, std::move(*made)), self.gate());
+      },
+      nb::arg("batch"), nb::kw_only(), nb::arg("mask") = nb::none(), nb::arg("score") = nb::none(),
+      nb::arg("scale") = nb::none(), nb::arg("scatter") = "all", nb::arg("strategy") = "auto",
+      nb::arg("way") = nb::none(), nb::arg("travels_as") = "float32",
+      nb::arg("q_positions") = std::vector<std::int64_t>{}, nb::arg("block_mask") = nb::none(),
+      nb::arg("limits") = nb::none(), nb::arg("kinds") = nb::list(),
+      nb::arg("shares_prefixes") = true, nb::arg("least_saved_tokens") = nb::none(),
+      nb::arg("fixed_split_tokens") = 0, doc);
+}
+
+void bind_new_plans(nb::class_<PyCache>& type) {
+  bind_new_plan<PyPlan>(
+      type, "plan",
+      "Plans one step of a batch of (sequence, append_tokens[, query_tokens]). Without a mask "
+      "attention is causal. limits: (sequences, query_tokens), or a dict that may also have "
+      "pages and shares_prefixes, for captured graphs. "
+      "kinds: dicts of layers and their mask, score, scale. shares_prefixes: pages with which "
+      "several sequences begin are read once, if that saves least_saved_tokens. "
+      "fixed_split_tokens: keys are read in pieces of this many tokens, so that the bits of a "
+      "sequence's rows do not depend on the rest of the batch.");
+  bind_new_plan<std::optional<PyPlan>>(type, "try_plan",
+                                       "As plan, but None where pages are too few.");
 }
 
 void bind_replan(nb::class_<PyCache>& type) {

@@ -34,8 +34,8 @@ PrefixExtras extras_of(const std::string& salt, const std::optional<Adapter>& ad
   return extras;
 }
 
-nb::list hashes(const PrefixKey& key) {
-  nb::list list;
+nb::typed<nb::list, nb::bytes> hashes(const PrefixKey& key) {
+  nb::typed<nb::list, nb::bytes> list;
   for (const PageHash& hash : key.hashes()) {
     list.append(nb::bytes(reinterpret_cast<const char*>(hash.bytes.data()), hash.bytes.size()));
   }
@@ -126,12 +126,20 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
           nb::arg("tokens"))
       .def("truncate", &PrefixKey::truncate, nb::arg("length"))
       .def("__len__", [](const PrefixKey& self) { return self.tokens().size(); })
-      .def_prop_ro("hashes", &hashes, "The hash of each full page, as bytes.");
+      .def_prop_ro("hashes", &hashes, "The hash of each full page, as bytes.")
+      .def("__repr__", [](const PrefixKey& self) {
+        return "<kvmesh.PrefixKey: " + std::to_string(self.tokens().size()) + " tokens, " +
+               std::to_string(self.hashes().size()) + " full pages>";
+      });
   nb::class_<PrefixMatch>(module, "PrefixMatch",
                           "A run of cached pages, pinned until create_with_prefix or release.")
       .def_ro("tokens", &PrefixMatch::tokens)
       .def_ro("loading", &PrefixMatch::loading,
-              "The tokens behind it that are on their way: see match_prefix_now.");
+              "The tokens behind it that are on their way: see match_prefix_now.")
+      .def("__repr__", [](const PrefixMatch& self) {
+        return "<kvmesh.PrefixMatch: " + std::to_string(self.tokens) + " tokens, " +
+               std::to_string(self.loading) + " on their way>";
+      });
   cache
       .def(
           "make_prefix_key",

@@ -105,12 +105,12 @@ void bind_sequence_state(nb::class_<PyCache>& type) {
       [](nb::handle self, int layer, std::uint64_t sequence) {
         const TensorView view =
             nb::cast<PyCache&>(self).get().sequence_state(layer, SequenceId(sequence));
-        if (view.empty()) return nb::object(nb::none());
+        if (view.empty()) return of_any_type(nb::none());
         const std::size_t shape[] = {static_cast<std::size_t>(view.shape[0])};
         const bool is_cpu = view.device.kind == DeviceKind::kCpu;
-        return nb::cast(nb::ndarray<nb::array_api, float>(
+        return of_any_type(nb::cast(nb::ndarray<nb::array_api, float>(
             view.data, 1, shape, self, nullptr, nb::dtype<float>(),
-            is_cpu ? nb::device::cpu::value : nb::device::cuda::value, view.device.index));
+            is_cpu ? nb::device::cpu::value : nb::device::cuda::value, view.device.index)));
       },
       nb::arg("layer"), nb::arg("sequence"),
       "A sequence's state in a layer with state_bytes: float32 words in place, for DLPack. "

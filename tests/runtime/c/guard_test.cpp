@@ -5,6 +5,8 @@
 
 #include <new>
 #include <stdexcept>
+#include <string>
+#include <thread>
 
 #include "kvmesh/error.hpp"
 
@@ -25,6 +27,19 @@ TEST(CGuard, ReturnsAnErrorForAnyOtherException) {
   EXPECT_EQ(c::guarded([] { throw std::runtime_error("other"); }), KVMESH_ERROR);
   EXPECT_STREQ(kvmesh_last_error(), "other");
   EXPECT_EQ(c::guarded([] { throw 1; }), KVMESH_ERROR);
+}
+
+TEST(CGuard, KeepsTheTextOfEachThread) {
+  c::guarded([] { throw InvalidArgument("of this thread"); });
+  std::string at_first, then;
+  std::thread([&] {
+    at_first = kvmesh_last_error();
+    c::guarded([] { throw InvalidArgument("of another thread"); });
+    then = kvmesh_last_error();
+  }).join();
+  EXPECT_EQ(at_first, "");
+  EXPECT_EQ(then, "of another thread");
+  EXPECT_STREQ(kvmesh_last_error(), "of this thread");
 }
 
 }  // namespace
