@@ -19,7 +19,7 @@ void check_free_list(const PagePools& pools, PageRank rank) {
   for (PageId page = pools.first_free(rank); page.valid(); page = pools.next_free(page)) {
     ensure(page.rank() == rank && pools.contains(page),
            "rank {}'s free list leaves the pool after {} pages", rank.value, listed);
-    ensure(!pools.in_use(page) && !pools.is_cached(page),
+    ensure(!pools.in_use(page) && !pools.is_cached(page) && !pools.is_moving(page),
            "page {}:{} is on the free list and in use", rank.value, page.index());
     ensure(++listed <= expected, "rank {}'s free list is longer than its {} free pages", rank.value,
            expected);
@@ -32,8 +32,10 @@ void check_free_list(const PagePools& pools, PageRank rank) {
   std::int64_t cached = 0;
   for (std::int32_t index = 0; index < pools.pages_per_rank(); ++index) {
     const PageId page{rank, index};
-    cached += pools.is_cached(page) ? 1 : 0;
-    unused += pools.in_use(page) || pools.is_cached(page) || pools.is_closed(page) ? 0 : 1;
+    const bool is_moving = pools.is_moving(page);
+    cached += pools.is_cached(page) && !is_moving ? 1 : 0;
+    unused +=
+        pools.in_use(page) || pools.is_cached(page) || pools.is_closed(page) || is_moving ? 0 : 1;
     ensure(!pools.is_closed(page) || index >= pools.size(rank),
            "page {}:{} is closed in a pool of {}", rank.value, index, pools.size(rank));
     ensure(!pools.is_cached(page) || index < pools.size(rank),
@@ -79,13 +81,25 @@ class TableCheck {
   }
 
   /// A destination counts as one use. A source may be past the end of its pool.
-  void add_moves(std::span<const PageCopy> moves) {
-    for (const PageCopy& move : moves) {
+  void add_moves(const MovesUnderWay& under_way) {
+    for (const PageCopy& move : under_way.moves) {
+      uses_[at(move.source)].is_leaving = true;
+      if (!under_way.has_destinations) continue;
       ensure(uses_[at(move.destination)].count++ == 0 && !pools_.is_kept(move.destination),
              "page {}:{} is the destination of a move and in use", move.destination.rank().value,
              move.destination.index());
-      uses_[at(move.source)].is_leaving = true;
     }
+  }
+
+  /// REQUIRES: add_moves.
+  void check_marks(bool is_beside) const {
+    for (int rank = 0; rank < pools_.ranks(); ++rank)
+      for (std::int32_t index = 0; index < pools_.pages_per_rank(); ++index) {
+        const PageId page{PageRank{rank}, index};
+        ensure(pools_.is_moving(page) == (is_beside && uses_[at(page)].is_leaving),
+               "page {}:{} is either marked as moving or the source of a move, not both", rank,
+               index);
+      }
   }
 
   void add_pins(std::span<const PageId> pins) {
@@ -120,7 +134,7 @@ class TableCheck {
            page.index(), use.logical, logical, id);
     use.logical = logical;
     ++use.count;
-    if (!pools_.shared(page)) return;
+    if (!pools_.shared(page) && !pools_.is_moving(page)) return;
     ensure(sequence.may_share, "sequence {} shares page {} without its flag", id, logical);
     ensure(logical * page_size_ < sequence.length,
            "sequence {} shares page {}, which has no content of it", id, logical);
@@ -162,7 +176,7 @@ void check_slots(const SequenceTable& sequences) {
 }  // namespace
 
 void check_integrity(const PagePools& pools, const SequenceTable& sequences, int page_size,
-                     std::span<const PageCopy> moves, std::span<const PageId> pins) {
+                     const MovesUnderWay& under_way) {
   std::int64_t free = 0;
   for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
     check_free_list(pools, rank);
@@ -174,8 +188,9 @@ void check_integrity(const PagePools& pools, const SequenceTable& sequences, int
   TableCheck tables(pools, page_size);
   sequences.for_each(
       [&](SequenceId id, const Sequence& sequence) { tables.check_sequence(id, sequence); });
-  tables.add_moves(moves);
-  tables.add_pins(pins);
+  tables.add_moves(under_way);
+  tables.check_marks(under_way.is_beside);
+  tables.add_pins(under_way.pins);
   tables.check_references();
 }
 

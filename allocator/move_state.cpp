@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "allocator/state.hpp"
+#include "allocator/surplus.hpp"
 #include "core/check.hpp"
 
 namespace kvmesh {
@@ -36,35 +37,6 @@ PageRank roomiest(const PagePools& pools) {
   for (PageRank rank{1}; rank.value < pools.ranks(); ++rank.value)
     if (room(rank) > room(best)) best = rank;
   return best;
-}
-
-/// Returns how many pages more each rank holds than its share of all held pages, by the sizes of
-/// the pools. The pages that remain of the division stay where the most are over.
-std::vector<std::int64_t> surplus_of(const PagePools& pools) {
-  const auto ranks = static_cast<std::size_t>(pools.ranks());
-  std::vector<std::int64_t> surplus(ranks), held(ranks), size(ranks);
-  for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
-    held[static_cast<std::size_t>(rank.value)] = held_pages(pools, rank);
-    size[static_cast<std::size_t>(rank.value)] = pools.size(rank);
-  }
-  const std::int64_t all = std::reduce(held.begin(), held.end());
-  const std::int64_t room = std::max<std::int64_t>(std::reduce(size.begin(), size.end()), 1);
-  std::int64_t rest = all;
-  std::vector<bool> is_rounded(ranks);
-  for (std::size_t r = 0; r < ranks; ++r) {
-    const std::int64_t share = all * size[r] / room;  // under 2^54: at most 2^32 pages in all
-    is_rounded[r] = all * size[r] % room != 0;
-    surplus[r] = held[r] - share;
-    rest -= share;
-  }
-  for (; rest > 0; --rest) {
-    std::size_t most = ranks;
-    for (std::size_t r = 0; r < ranks; ++r)
-      if (is_rounded[r] && (most == ranks || surplus[r] > surplus[most])) most = r;
-    is_rounded[most] = false;
-    --surplus[most];
-  }
-  return surplus;
 }
 
 std::size_t index(PageRank rank) { return static_cast<std::size_t>(rank.value); }
@@ -104,7 +76,7 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_start_resize(PageRank ra
   prepare_moves(std::max<std::int64_t>(before - pages, 0));
 
   resized_ = {rank, before};
-  is_moving_ = true;
+  moving_ = Moving::kAlone;
   if (prefixes_ && pages < before) pin_cached(rank, pages);
   set_pool(rank, pages);
   sequences_.for_each([&](SequenceId, const Sequence& sequence) {
@@ -128,16 +100,14 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_start_resize(PageRank ra
 
 std::vector<PageCopy> PageAllocator::State::start_rebalance(std::int64_t limit) {
   require(limit >= 0, "rebalance of {} pages", limit);
-  std::vector<std::int64_t> surplus = surplus_of(pools_);
-  std::int64_t left = 0;
-  for (const std::int64_t pages : surplus) left += std::max<std::int64_t>(pages, 0);
-  left = std::min(left, limit);
+  Surplus surplus(pools_);
+  std::int64_t left = std::min(surplus.total(), limit);
   prepare_moves(left);
 
-  is_moving_ = true;
+  moving_ = Moving::kAlone;
   // A short sequence moves as a whole, so that its combine still moves nothing; single pages are
   // taken from long ones first.
-  for (const Moving kind : {Moving::kWhole, Moving::kSpread, Moving::kAny}) {
+  for (const Leveled kind : {Leveled::kWhole, Leveled::kSpread, Leveled::kAny}) {
     if (left == 0) break;
     sequences_.for_each([&](SequenceId, const Sequence& sequence) {
       if (left > 0) left -= level(sequence, kind, left, surplus);
@@ -149,31 +119,35 @@ std::vector<PageCopy> PageAllocator::State::start_rebalance(std::int64_t limit) 
 
 /// Orders moves of the sequence's pages from ranks with a surplus to the ranks that lack the most.
 /// Returns how many, at most `most`.
-std::int64_t PageAllocator::State::level(const Sequence& sequence, Moving kind, std::int64_t most,
-                                         std::vector<std::int64_t>& surplus) {
+std::int64_t PageAllocator::State::level(const Sequence& sequence, Leveled kind, std::int64_t most,
+                                         Surplus& surplus) {
   const std::span<const PageId> pages = sequence.held_pages();
-  if (pages.empty() || (kind == Moving::kSpread && !sequence.placement.pages_on)) return 0;
-  const auto lacking = [&] { return std::ranges::min_element(surplus) - surplus.begin(); };
-  const auto count = std::ssize(pages);
-  if (kind == Moving::kWhole) {
-    const PageRank home = pages.front().rank();
-    if (count > most || count > surplus[index(home)]) return 0;
-    if (-surplus[static_cast<std::size_t>(lacking())] < count) return 0;
-    const auto stays = [&](PageId it) { return it.rank() != home || pools_.shared(it); };
-    if (std::ranges::any_of(pages, stays)) return 0;
-  }
-  const auto whole_to = static_cast<std::int32_t>(lacking());
+  if (pages.empty() || (kind == Leveled::kSpread && !sequence.placement.pages_on)) return 0;
+  if (kind == Leveled::kWhole &&
+      (std::ssize(pages) > most || !moves_whole(pages, surplus, surplus.lacking())))
+    return 0;
+  const PageRank whole_to = surplus.lacking();
   std::int64_t moved = 0;
   for (const PageId page : pages) {
     if (moved == most) break;
-    if (surplus[index(page.rank())] <= 0 || targets_[place(page)].valid()) continue;
-    const PageRank to{kind == Moving::kWhole ? whole_to : static_cast<std::int32_t>(lacking())};
+    if (surplus[page.rank()] <= 0 || targets_[place(page)].valid()) continue;
+    const PageRank to = kind == Leveled::kWhole ? whole_to : surplus.lacking();
     order_move(page, to);
-    --surplus[index(page.rank())];
-    ++surplus[index(to)];
+    surplus.moved(page.rank(), to);
     ++moved;
   }
   return moved;
+}
+
+/// Returns whether the pages, all of a sequence, are on one rank that has as many over as `to`
+/// lacks, and are its alone.
+bool PageAllocator::State::moves_whole(std::span<const PageId> pages, const Surplus& surplus,
+                                       PageRank to) const {
+  const PageRank home = pages.front().rank();
+  const auto count = std::ssize(pages);
+  return count <= surplus[home] && count <= -surplus[to] &&
+         std::ranges::none_of(pages,
+                              [&](PageId it) { return it.rank() != home || pools_.shared(it); });
 }
 
 /// Takes references to the cached pages past the new end that move. Of all cached pages there may
@@ -223,18 +197,34 @@ void PageAllocator::State::set_pool(PageRank rank, std::int64_t pages) {
   if (prefixes_) prefixes_->resized(rank);
 }
 
-void PageAllocator::State::finish_moves() {
-  require(is_moving_, "no pages are being moved");
-  for (const PageCopy& move : moves_)
-    if (pools_.is_kept(move.source)) prefixes_->moved(move.source, move.destination);
+std::int64_t PageAllocator::State::finish_moves() {
+  require(moving_ == Moving::kAlone || moving_ == Moving::kBeside, "no pages are being moved");
+  std::int64_t moved = 0;
+  for (const PageCopy& move : moves_) moved += move_published(move);
   if (prefixes_) prefixes_->all_moved([this](PageId page) { return targets_[place(page)]; });
-  if (!moves_.empty()) {
+  if (moved > 0) {
     sequences_.for_each([&](SequenceId id, Sequence& sequence) { relocate(id, sequence); });
   }
   unpin();
   for (const PageCopy& move : moves_) pools_.give_back(move.destination);  // the move's own
+  if (resized_ && resized_->rank == pools_.leaving()) pools_.set_leaving(PageRank{-1});
   end_moves();
   record("done", SequenceId{});
+  return moved;
+}
+
+/// Moves what the prefix cache has of the page. Returns false, and drops the move, if neither a
+/// sequence nor the cache has the page any more.
+bool PageAllocator::State::move_published(const PageCopy& move) {
+  const bool is_cached = pools_.is_cached(move.source);
+  if (!is_cached && !pools_.in_use(move.source)) {
+    targets_[place(move.source)] = PageId();
+    return false;
+  }
+  if (is_cached) pools_.add_reference(move.source);
+  if (pools_.is_kept(move.source)) prefixes_->moved(move.source, move.destination);
+  if (is_cached) pools_.give_back(move.source);
+  return true;
 }
 
 /// Replaces the entries of the sequence's page table whose content has moved.
@@ -265,19 +255,27 @@ void PageAllocator::State::relocate(SequenceId id, Sequence& sequence) {
 }
 
 void PageAllocator::State::cancel_moves() {
-  require(is_moving_, "no pages are being moved");
-  for (std::size_t i = moves_.size(); i-- > 0;) pools_.give_back(moves_[i].destination);
+  require(moving_ != Moving::kNone, "no pages are being moved");
+  give_back_destinations();
   if (resized_) set_pool(resized_->rank, resized_->pages);
   unpin();
   end_moves();
   record("undo", SequenceId{});
 }
 
+void PageAllocator::State::give_back_destinations() {
+  if (moving_ == Moving::kGivenUp) return;
+  for (std::size_t i = moves_.size(); i-- > 0;) pools_.give_back(moves_[i].destination);
+}
+
 void PageAllocator::State::end_moves() {
-  for (const PageCopy& move : moves_) targets_[place(move.source)] = PageId();
+  for (const PageCopy& move : moves_) {
+    targets_[place(move.source)] = PageId();
+    if (moving_ != Moving::kAlone) pools_.end_move(move.source);
+  }
   moves_.clear();
   resized_.reset();
-  is_moving_ = false;
+  moving_ = Moving::kNone;
 }
 
 }  // namespace kvmesh

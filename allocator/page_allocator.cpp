@@ -24,7 +24,14 @@ PageAllocator::PageAllocator(PageAllocator&&) noexcept = default;
 PageAllocator& PageAllocator::operator=(PageAllocator&&) noexcept = default;
 
 PageAllocator::State& PageAllocator::changing() {
-  require(!of(state_).is_moving(), "allocator: pages are being moved: finish or cancel that first");
+  require(of(state_).moving() != Moving::kAlone,
+          "allocator: pages are being moved: finish or cancel that first");
+  return of(state_);
+}
+
+PageAllocator::State& PageAllocator::starting_moves() {
+  require(of(state_).moving() == Moving::kNone,
+          "allocator: pages are being moved: finish or cancel that first");
   return of(state_);
 }
 
@@ -165,14 +172,19 @@ std::vector<PageCopy> PageAllocator::start_resize(PageRank rank, std::int64_t pa
 }
 
 Result<std::vector<PageCopy>> PageAllocator::try_start_resize(PageRank rank, std::int64_t pages) {
-  return changing().try_start_resize(rank, pages);
+  return starting_moves().try_start_resize(rank, pages);
 }
 
 std::vector<PageCopy> PageAllocator::start_rebalance(std::int64_t limit) {
-  return changing().start_rebalance(limit);
+  return starting_moves().start_rebalance(limit);
 }
 
-void PageAllocator::finish_moves() { of(state_).finish_moves(); }
+std::vector<PageCopy> PageAllocator::start_rebalance_now(const RebalanceOptions& options) {
+  return starting_moves().start_rebalance_now(options);
+}
+
+std::int64_t PageAllocator::finish_moves() { return of(state_).finish_moves(); }
+void PageAllocator::give_up_moves() { of(state_).give_up_moves(); }
 void PageAllocator::cancel_moves() { of(state_).cancel_moves(); }
 
 std::int64_t PageAllocator::pool_pages(PageRank rank) const {
@@ -229,6 +241,12 @@ bool PageAllocator::is_writable(PageId page) const {
   return of(state_).pools().writable(page);
 }
 
+bool PageAllocator::is_moving(PageId page) const {
+  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
+          page.index());
+  return of(state_).pools().is_moving(page);
+}
+
 std::uint32_t PageAllocator::generation(PageId page) const {
   require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
           page.index());
@@ -258,8 +276,12 @@ std::span<const PageId> PageAllocator::read_evictions(EvictionCursor& cursor) co
 }
 
 void PageAllocator::verify_integrity() const {
+  const Moving moving = of(state_).moving();
   check_integrity(of(state_).pools(), of(state_).sequences(), options().page_size,
-                  of(state_).moves(), of(state_).pins());
+                  {.moves = of(state_).moves(),
+                   .pins = of(state_).pins(),
+                   .has_destinations = moving != Moving::kGivenUp,
+                   .is_beside = moving == Moving::kBeside || moving == Moving::kGivenUp});
   if (const PrefixCache* prefixes = of(state_).prefixes())
     check_prefixes(of(state_).pools(), of(state_).sequences(), *prefixes);
 }

@@ -14,9 +14,8 @@ std::int32_t next_rank(std::int32_t rank, int ranks) { return rank + 1 == ranks 
 class PackedPlacement final : public PlacementPolicy {
  public:
   void take(SequencePlacement&, std::int64_t, std::span<PageId> out, PagePools& pools) override {
-    for (PageRank rank{0}; !out.empty(); ++rank.value) {
-      const std::size_t run =
-          std::min(out.size(), static_cast<std::size_t>(pools.free_pages(rank)));
+    for (PageRank rank{0}; !out.empty(); rank.value = next_rank(rank.value, pools.ranks())) {
+      const std::size_t run = std::min(out.size(), static_cast<std::size_t>(pools.room(rank)));
       pools.take(rank, out.first(run));
       out = out.subspan(run);
     }
@@ -37,7 +36,7 @@ class StripedPlacement final : public PlacementPolicy {
     auto wanted = static_cast<std::int32_t>((sequence.anchor + first) % ranks);
     for (PageId& page : out) {
       std::int32_t rank = wanted;
-      while (pools.free_pages(PageRank{rank}) == 0) rank = next_rank(rank, ranks);
+      while (pools.room(PageRank{rank}) == 0) rank = next_rank(rank, ranks);
       page = pools.take(PageRank{rank});
       wanted = next_rank(wanted, ranks);
     }
@@ -85,12 +84,10 @@ class BalancedPlacement final : public PlacementPolicy {
         sequence.anchor != SequencePlacement::kNone)
       leave_crowded_home(sequence, pools);
     while (!out.empty()) {
-      if (sequence.anchor == SequencePlacement::kNone ||
-          pools.free_pages(PageRank{sequence.anchor}) == 0)
+      if (sequence.anchor == SequencePlacement::kNone || pools.room(PageRank{sequence.anchor}) == 0)
         sequence.anchor = emptiest(pools);
       const PageRank home{sequence.anchor};
-      const std::size_t run =
-          std::min(out.size(), static_cast<std::size_t>(pools.free_pages(home)));
+      const std::size_t run = std::min(out.size(), static_cast<std::size_t>(pools.room(home)));
       pools.take(home, out.first(run));
       sequence.added(home, static_cast<std::int32_t>(run));
       out = out.subspan(run);
@@ -105,16 +102,15 @@ class BalancedPlacement final : public PlacementPolicy {
     PageRank best = home;
     for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value)
       if (is_emptier(pools, rank, best)) best = rank;
-    const bool has_room = pools.free_pages(best) - pools.free_pages(home) > home_pages_;
+    const bool has_room = pools.room(best) - pools.room(home) > home_pages_;
     if (has_room || pools.is_behind(best, home, home_pages_)) sequence.anchor = best.value;
   }
 
   /// Cached pages count as free; among ranks with as many, the one comes first whose cached pages
   /// are older. Else one rank would evict new pages while others keep pages without use.
   static bool is_emptier(const PagePools& pools, PageRank a, PageRank b) {
-    if (pools.free_pages(a) != pools.free_pages(b))
-      return pools.free_pages(a) > pools.free_pages(b);
-    return pools.free_pages(a) > 0 && pools.is_behind(a, b);
+    if (pools.room(a) != pools.room(b)) return pools.room(a) > pools.room(b);
+    return pools.room(a) > 0 && pools.is_behind(a, b);
   }
 
   /// Returns the rank with the most free pages; among ranks that are equal in everything the first
@@ -137,7 +133,7 @@ class BalancedPlacement final : public PlacementPolicy {
     PageRank best{0};
     for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
       const auto held = static_cast<std::uint64_t>(sequence.pages_on[rank.value]);
-      const auto free = static_cast<std::uint64_t>(pools.free_pages(rank));
+      const auto free = static_cast<std::uint64_t>(pools.room(rank));
       if (free == 0) continue;
       const std::uint64_t key = held << 32 | (0xFFFF'FFFF - free);
       if (key > best_key || (key == best_key && !pools.is_behind(rank, best))) continue;

@@ -101,7 +101,7 @@ std::vector<PageId> PageAllocator::State::check_bring_back(const PrefixKey& key,
     const PageSlot slot = prefixes_->find(key.hashes()[logical]);
     if (slot != kNoSlot) run[logical] = prefixes_->page(slot);
     missing += slot == kNoSlot;
-    cached += slot != kNoSlot && pools_.is_cached(run[logical]);
+    cached += slot != kNoSlot && pools_.is_cached(run[logical]) && !pools_.is_moving(run[logical]);
   }
   require(missing == std::ssize(homes), "prefix: {} homes for {} pages that are not cached",
           homes.size(), missing);

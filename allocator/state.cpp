@@ -280,15 +280,15 @@ std::int64_t PageAllocator::State::plan_append(std::span<const AppendRequest> re
   return saturating_add(asked, plan_tail_copies());
 }
 
-/// How many copies the last pages of the batch need that are shared or published: one for each
-/// sequence of the batch, but when all that share an unpublished page are in the batch, the last of
-/// them keeps it.
+/// How many copies the last pages of the batch need that are shared, published or moving: one for
+/// each sequence of the batch, but when all that share a page which is neither published nor moving
+/// are in the batch, the last of them keeps it.
 std::int64_t PageAllocator::State::plan_tail_copies() {
   std::int64_t copies = 0;
   std::sort(shared_tails_.begin(), shared_tails_.end());
   for (auto first = shared_tails_.begin(); first != shared_tails_.end();) {
     const auto last = std::upper_bound(first, shared_tails_.end(), *first);
-    const std::int64_t keepers = pools_.is_kept(*first) ? 0 : 1;
+    const std::int64_t keepers = pools_.is_kept(*first) || pools_.is_moving(*first) ? 0 : 1;
     copies += std::min<std::int64_t>(last - first, pools_.reference_count(*first) - keepers);
     first = last;
   }

@@ -19,6 +19,16 @@
 
 namespace kvmesh {
 
+class Surplus;
+
+/// How pages are being moved.
+enum class Moving : std::uint8_t {
+  kNone,
+  kAlone,    ///< no other operation changes anything
+  kBeside,   ///< beside other operations
+  kGivenUp,  ///< as kBeside, without the destinations
+};
+
 /// Each operation has two halves. The first checks the arguments, counts the pages that are needed
 /// and allocates all memory; it may throw and changes nothing that can be seen. The second takes
 /// and gives back pages and cannot fail. The can_ functions are first halves.
@@ -54,13 +64,15 @@ class PageAllocator::State {
   Result<Done> can_resize(PageRank rank, std::int64_t pages) const;
   Result<std::vector<PageCopy>> try_start_resize(PageRank rank, std::int64_t pages);
   std::vector<PageCopy> start_rebalance(std::int64_t limit);
-  void finish_moves();
+  std::vector<PageCopy> start_rebalance_now(const RebalanceOptions& options);
+  std::int64_t finish_moves();
+  void give_up_moves();
   void cancel_moves();
   PrefixRules prefix_rules() const {
     return {options_.prefix.hash, tokens_per_hash(), options_.prefix.seed};
   }
 
-  bool is_moving() const { return is_moving_; }
+  Moving moving() const { return moving_; }
   std::span<const PageCopy> moves() const { return moves_; }
   std::span<const PageId> pins() const { return pins_; }
   void check_rank(PageRank rank) const;
@@ -92,7 +104,7 @@ class PageAllocator::State {
   };
 
   /// The sequences whose pages rebalance moves.
-  enum class Moving { kWhole, kSpread, kAny };
+  enum class Leveled : std::uint8_t { kWhole, kSpread, kAny };
   struct PoolSize {
     PageRank rank;
     std::int64_t pages;
@@ -103,14 +115,28 @@ class PageAllocator::State {
   }
   void prepare_moves(std::int64_t most);
   void order_move(PageId source, PageRank to);
-  std::int64_t level(const Sequence& sequence, Moving kind, std::int64_t most,
-                     std::vector<std::int64_t>& surplus);
+  std::int64_t level(const Sequence& sequence, Leveled kind, std::int64_t most, Surplus& surplus);
+  bool moves_whole(std::span<const PageId> pages, const Surplus& surplus, PageRank to) const;
   void pin_cached(PageRank rank, std::int64_t pages);
   bool pin_chain(PageId page, std::int64_t room);
   void unpin();
   void set_pool(PageRank rank, std::int64_t pages);
+  bool move_published(const PageCopy& move);
   void relocate(SequenceId id, Sequence& sequence);
+  void give_back_destinations();
   void end_moves();
+
+  // Moves beside other operations: side_moves.cpp.
+  std::span<const PageId> unwritten_pages(const Sequence& sequence) const;
+  std::int64_t order_side_moves(std::int64_t limit, PageRank leaving);
+  void count_at_home(const Sequence& sequence, Surplus& surplus) const;
+  std::int64_t bring_home(const Sequence& sequence, std::int64_t most, Surplus& surplus);
+  std::int64_t move_beside(const Sequence& sequence, Leveled kind, std::int64_t most,
+                           Surplus& surplus);
+  PageRank next_target(PageRank last, const Surplus& surplus) const;
+  void move_cached(PageRank leaving, std::int64_t most);
+  void order_side_move(PageId source, PageRank to);
+  void mark_holders();
 
   bool has_states() const { return options_.state_interval > 0; }
   int tokens_per_hash() const {
@@ -165,7 +191,7 @@ class PageAllocator::State {
   std::unique_ptr<PrefixCache> prefixes_;  // null: off
 
   // Moves in progress.
-  bool is_moving_ = false;
+  Moving moving_ = Moving::kNone;
   std::optional<PoolSize> resized_;  // the pool that has another size now, as it was
   std::vector<PageCopy> moves_;
   std::vector<PageId> pins_;  // cached pages that move or must stay, the most recently used first

@@ -33,9 +33,11 @@ class PageKeeper {
 ///   link == kClosed       past the end of the rank's pool, which has fewer pages than it could
 ///   link == kKept         cached: kept for its content, without references
 ///   kKept + n (or n > 0)  held by n sequences, and to be cached (or freed) after the last
+///   kMoving + the above   the same, and being copied to move; freed or evicted it is kMoving, and
+///                         stays off the list until the move ends
 ///
-/// Cached pages count as free: when a page of a rank with an empty list is taken, the keeper evicts
-/// one.
+/// Cached pages count as free, unless they are being copied: when a page of a rank with an empty
+/// list is taken, the keeper evicts one.
 ///
 /// Each rank's free list is a stack: the last page freed, whose words are still in the cache, is
 /// handed out first. Nothing allocates or throws after construction. REQUIRES: callers pass only
@@ -74,17 +76,27 @@ class PagePools {
     return page.rank().value < ranks() && page.index() < pages_per_rank_;
   }
   bool in_use(PageId page) const { return reference_count(page) > 0; }
-  bool is_cached(PageId page) const { return links_[at(page)] == kKept; }
+  bool is_cached(PageId page) const { return (links_[at(page)] & ~kMoving) == kKept; }
   bool is_kept(PageId page) const { return links_[at(page)] >= kKept; }
   bool shared(PageId page) const { return reference_count(page) > 1; }
-  /// True if one sequence holds the page and nothing keeps its content.
+  /// True if one sequence holds the page, nothing keeps its content, and it is not being copied.
   bool writable(PageId page) const { return links_[at(page)] == 1; }
   std::int32_t reference_count(PageId page) const {
     const std::int32_t link = links_[at(page)];
-    return link < 0 ? 0 : link & ~kKept;
+    return link < 0 ? 0 : link & ~(kKept | kMoving);
   }
   std::uint32_t generation(PageId page) const { return generations_[at(page)]; }
   bool is_closed(PageId page) const { return links_[at(page)] == kClosed; }
+  bool is_moving(PageId page) const { return links_[at(page)] > 0 && (links_[at(page)] & kMoving); }
+  /// The free pages of `rank` for sequences that grow: none of the rank that is leaving, while
+  /// others have some.
+  std::int64_t room(PageRank rank) const {
+    const std::int64_t free = free_pages(rank);
+    return rank == leaving_ && free < free_total_ ? 0 : free;
+  }
+  PageRank leaving() const { return leaving_; }
+  /// A negative rank: none is.
+  void set_leaving(PageRank rank) { leaving_ = rank; }
 
   /// A free page of `rank`, now with one reference. The rank has one.
   PageId take(PageRank rank);
@@ -93,11 +105,10 @@ class PagePools {
   /// Adds a reference to a held or cached page.
   void add_reference(PageId page) {
     std::int32_t& link = links_[at(page)];
-    if (link++ == kKept) {
-      count_available(page.rank(), -1);
-      --cached_total_;
-      keeper_->taken(page);
-    }
+    const std::int32_t before = link++;
+    if ((before & ~kMoving) != kKept) return;
+    if (before == kKept) count_cached(page.rank(), -1);
+    keeper_->taken(page);
   }
   /// Drops a reference; the last one frees the page, or makes it cached if it is kept.
   void give_back(PageId page);
@@ -108,10 +119,26 @@ class PagePools {
   void keep(PageId page) { links_[at(page)] |= kKept; }
   /// Frees a cached page.
   void free_cached(PageId page) {
-    --cached_total_;
     ++evicted_total_;
-    count_available(page.rank(), -1);
+    if (is_moving(page)) {
+      links_[at(page)] = kMoving;
+      return;
+    }
+    count_cached(page.rank(), -1);
     put_on_list(page);
+  }
+
+  /// The page is copied from now on, so it is neither handed out nor writable. REQUIRES: it is held
+  /// or cached, and not moving.
+  void begin_move(PageId page) {
+    if (is_cached(page)) count_cached(page.rank(), -1);
+    links_[at(page)] |= kMoving;
+  }
+  /// The copy has ended: the page is free if no one holds it and it is not cached.
+  void end_move(PageId page) {
+    const std::int32_t link = links_[at(page)] &= ~kMoving;
+    if (link == 0) return put_on_list(page);
+    if (link == kKept) count_cached(page.rank(), 1);
   }
 
   /// Gives the rank `size` pages. Free pages past them cannot be handed out any more, nor held ones
@@ -134,6 +161,7 @@ class PagePools {
  private:
   static constexpr std::int32_t kEnd = PageId::kMaxPagesPerRank;
   static constexpr std::int32_t kKept = 1 << 30;
+  static constexpr std::int32_t kMoving = 1 << 29;
   static constexpr std::int32_t kClosed = INT32_MIN;
 
   static std::size_t at(PageRank rank) { return static_cast<std::size_t>(rank.value); }
@@ -144,6 +172,10 @@ class PagePools {
   void count_available(PageRank rank, std::int32_t change) {
     free_counts_[at(rank)] += change;
     free_total_ += change;
+  }
+  void count_cached(PageRank rank, std::int32_t change) {
+    count_available(rank, change);
+    cached_total_ += change;
   }
   void put_on_list(PageId page) {
     const std::size_t rank = at(page.rank());
@@ -164,6 +196,7 @@ class PagePools {
   void list_free_pages(PageRank rank, std::int32_t first);
 
   std::int64_t pages_per_rank_;
+  PageRank leaving_{-1};
   std::int64_t free_total_ = 0;
   std::int64_t cached_total_ = 0;
   std::int64_t evicted_total_ = 0;
@@ -207,9 +240,8 @@ inline void PagePools::take(PageRank rank, std::span<PageId> out) {
 inline void PagePools::give_back(PageId page) {
   const std::int32_t link = --links_[at(page)];
   if (link <= 0) return put_on_list(page);
-  if (link != kKept) return;
-  count_available(page.rank(), 1);
-  ++cached_total_;
+  if ((link & ~kMoving) != kKept) return;
+  if (link == kKept) count_cached(page.rank(), 1);
   keeper_->released(page);
 }
 

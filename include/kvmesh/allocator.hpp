@@ -69,6 +69,15 @@ struct PageCopy {
   friend bool operator==(const PageCopy&, const PageCopy&) = default;
 };
 
+/// See PageAllocator::start_rebalance_now.
+struct RebalanceOptions {
+  /// The most pages that are on their way at once. 0: no moves are started.
+  std::int64_t limit = 0;
+  /// A rank that will be drained: its share of the pages is none, and sequences that grow get pages
+  /// of it only if the others have none. A negative rank: none is leaving.
+  PageRank leaving{-1};
+};
+
 /// A request to append `tokens` new positions to `sequence`.
 struct AppendRequest {
   SequenceId sequence;
@@ -120,9 +129,10 @@ class PageAllocator {
   Result<Done> try_reserve(SequenceId sequence, std::int64_t tokens);
 
   /// Lengthens all sequences of the batch or none, and reserves the pages that they lack. A
-  /// sequence's last page is copied if it is not full and a fork shares it or it is published. The
-  /// copy stays on the page's rank if that rank has a free page. When all sequences that share a
-  /// page are in the batch, the last of them keeps the page, unless it is published.
+  /// sequence's last page is copied if it is not full and a fork shares it, it is published, or it
+  /// is moving. The copy stays on the page's rank if that rank has a free page. When all sequences
+  /// that share a page are in the batch, the last of them keeps the page, unless it is published or
+  /// moving.
   /// REQUIRES: no sequence appears twice.
   /// Returns the copies to make before anything is written.
   /// @throws OutOfPages (with all the pages that the batch needs, copies included),
@@ -135,8 +145,8 @@ class PageAllocator {
   std::int64_t pages_needed(std::span<const AppendRequest> requests) const;
 
   /// Makes positions [begin, end) of the sequence writable in place: replaces every page there that
-  /// a fork shares or that is published by a page that only this sequence holds, and the sequence's
-  /// later published pages, too.
+  /// a fork shares, that is published or that is moving by a page that only this sequence holds. If
+  /// there is a published one, the sequence's later published pages, too.
   /// REQUIRES: 0 <= begin <= end <= capacity.
   /// Returns the copies to make before anything is written.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument. try_make_writable returns OutOfPages
@@ -241,11 +251,11 @@ class PageAllocator {
   /// Returns all published pages, held or cached, in the order of their ids. O(pages).
   std::vector<PageId> published_pages() const;
 
-  /// Pages move in two steps. A start_ call orders copies to free pages, which it takes. While the
-  /// copies are made, every page keeps its place and its content: all calls that change something
-  /// throw InvalidArgument. finish_moves then puts the copies into the page tables, frees the pages
-  /// that were copied, and makes the versions of their sequences new. cancel_moves gives the
-  /// copies' pages up instead, and pools have their old sizes.
+  /// Pages move in two steps. start_rebalance or start_resize orders copies to free pages, which it
+  /// takes. While the copies are made, every page keeps its place and its content: all calls that
+  /// change something throw InvalidArgument. finish_moves then puts the copies into the page
+  /// tables, frees the pages that were copied, and makes the versions of their sequences new.
+  /// cancel_moves gives the copies' pages up instead, and pools have their old sizes.
   ///
   /// start_rebalance moves at most `limit` pages, from ranks of which a larger part is held than of
   /// all ranks together to ranks of which a smaller part is: with a large enough limit each rank
@@ -263,8 +273,30 @@ class PageAllocator {
   std::vector<PageCopy> start_resize(PageRank rank, std::int64_t pages);
   Result<std::vector<PageCopy>> try_start_resize(PageRank rank, std::int64_t pages);
   Result<Done> can_resize(PageRank rank, std::int64_t pages) const;
+  /// Orders copies as start_rebalance does, for moves beside other operations: until finish_moves
+  /// or cancel_moves, all calls but those that start moves do what they always do. Only pages that
+  /// are full of tokens move, which steps do not write; with a rank that is leaving, its cached
+  /// pages, too, to where nothing is evicted for them. A short sequence's other pages follow it in
+  /// later calls. States do not move.
+  ///
+  /// A page that is being copied is not writable in place: who writes to it gets a copy of it. Its
+  /// place is not handed out again before the moves end; freed or evicted, it counts as free from
+  /// then on. finish_moves changes the tables that still have it, and moves what the prefix cache
+  /// has of it; without them its move has no effect. The versions of sequences that hold such pages
+  /// change in both calls, so plans from before this one do not write to them.
+  ///
+  /// The leaving rank stays so until a call says otherwise, or a start_resize of it is finished.
+  /// Without pages to move no moves are in progress. O(all pages that sequences hold).
+  /// @throws InvalidArgument for a negative limit, and for a rank that does not exist.
+  std::vector<PageCopy> start_rebalance_now(const RebalanceOptions& options);
+  /// Gives the pages up that such moves copy to, because others need them. The copied pages are not
+  /// handed out before cancel_moves: call it when no copy is made any more.
+  /// @throws InvalidArgument without moves of start_rebalance_now, and if they were given up.
+  void give_up_moves();
+  /// Returns how many pages have moved. @throws InvalidArgument if no moves were started, and if
+  /// they were given up.
+  std::int64_t finish_moves();
   /// @throws InvalidArgument if no moves were started.
-  void finish_moves();
   void cancel_moves();
   /// The pages of the rank's pool. @throws InvalidArgument if there is no such rank.
   std::int64_t pool_pages(PageRank rank) const;
@@ -297,8 +329,10 @@ class PageAllocator {
   std::int64_t evicted_pages() const;
   /// The number of sequences that hold the page; 0 for a free or cached page.
   std::int32_t reference_count(PageId page) const;
-  /// Returns whether one sequence holds the page and it is not published.
+  /// Returns whether one sequence holds the page, it is not published, and it is not being copied.
   bool is_writable(PageId page) const;
+  /// Returns whether a move of start_rebalance_now copies the page.
+  bool is_moving(PageId page) const;
   /// The number of times the page was handed out.
   std::uint32_t generation(PageId page) const;
   /// A PageId names a place, which may have other content later. Returns whether the place has been
@@ -339,8 +373,10 @@ class PageAllocator {
 
  private:
   class State;
-  /// @throws InvalidArgument while pages are being moved.
+  /// @throws InvalidArgument while pages are being moved, but not by start_rebalance_now.
   State& changing();
+  /// @throws InvalidArgument while pages are being moved.
+  State& starting_moves();
   std::unique_ptr<State> state_;
 };
 

@@ -56,6 +56,11 @@ TEST_F(Integrity, LostPage) {
   expect_broken("0 sequences hold it");
 }
 
+TEST_F(Integrity, AMarkWithoutAMove) {
+  pools.begin_move(table.at(a).pages[0]);
+  expect_broken("marked as moving");
+}
+
 TEST_F(Integrity, OneReferenceTooMany) {
   pools.add_reference(table.at(a).pages[2]);
   expect_broken("2 references and 1 sequences");

@@ -19,8 +19,27 @@ std::map<PageId, std::int32_t> Model::references() const {
   return counts;
 }
 
+std::map<PageId, std::int32_t> Model::references_to_write() const {
+  std::map<PageId, std::int32_t> counts = references();
+  for (auto& [page, count] : counts) count += is_source(page) ? 1 : 0;
+  return counts;
+}
+
+bool Model::is_source(PageId page) const {
+  return std::ranges::find(moves_, page, &PageCopy::source) != moves_.end();
+}
+
+bool Model::is_destination(PageId page) const {
+  return has_destinations_ &&
+         std::ranges::find(moves_, page, &PageCopy::destination) != moves_.end();
+}
+
 std::int64_t Model::free_pages() const {
-  return std::reduce(pools_.begin(), pools_.end()) - static_cast<std::int64_t>(references().size());
+  const std::map<PageId, std::int32_t> counts = references();
+  auto held = static_cast<std::int64_t>(counts.size());
+  for (const PageCopy& move : moves_)
+    held += (counts.contains(move.source) ? 0 : 1) + (has_destinations_ ? 1 : 0);
+  return std::reduce(pools_.begin(), pools_.end()) - held;
 }
 
 std::int64_t Model::held_past(PageRank rank, std::int64_t pages) const {
@@ -36,7 +55,7 @@ std::int64_t Model::missing_for_reserve(SequenceId id, std::int64_t tokens) cons
 }
 
 std::int64_t Model::missing_for_append(std::span<const AppendRequest> requests) const {
-  std::map<PageId, std::int32_t> counts = references();
+  std::map<PageId, std::int32_t> counts = references_to_write();
   std::int64_t missing = 0;
   for (const AppendRequest& request : requests) {
     const Sequence& sequence = sequences_.at(request.sequence);
@@ -54,7 +73,7 @@ std::int64_t Model::missing_for_append(std::span<const AppendRequest> requests) 
 
 std::int64_t Model::missing_for_writable(SequenceId id, std::int64_t begin,
                                          std::int64_t end) const {
-  const std::map<PageId, std::int32_t> counts = references();
+  const std::map<PageId, std::int32_t> counts = references_to_write();
   const Sequence& sequence = sequences_.at(id);
   std::int64_t missing = 0;
   for (std::size_t logical = 0; logical < sequence.pages.size(); ++logical) {
@@ -154,6 +173,42 @@ void Model::not_moved(std::span<const PageCopy> copies) {
   for (const PageCopy& copy : copies) ++handed_out_[copy.destination];
 }
 
+void Model::began_moves(std::span<const PageCopy> copies, bool copies_at_once) {
+  ASSERT_FALSE(is_moving());
+  moves_.assign(copies.begin(), copies.end());
+  has_destinations_ = is_moving();
+  copies_at_once_ = copies_at_once;
+  for (const PageCopy& move : moves_) {
+    ASSERT_EQ(move.tokens, options_.page_size);
+    ASSERT_NE(move.source.rank(), move.destination.rank());
+    ++handed_out_[move.destination];
+    memory_[move.destination].assign(static_cast<std::size_t>(options_.page_size), kPoison);
+    const bool is_full = std::ranges::any_of(sequences_, [&](const auto& entry) {
+      const Sequence& sequence = entry.second;
+      const auto at = std::ranges::find(sequence.pages, move.source) - sequence.pages.begin();
+      return (at + 1) * options_.page_size <= std::ssize(sequence.tokens);
+    });
+    ASSERT_TRUE(is_full) << "its next tokens would be written in place";
+  }
+  if (copies_at_once) copy(moves_);
+}
+
+void Model::finished_moves(const PageAllocator& allocator, std::int64_t moved) {
+  if (!copies_at_once_) copy(moves_);
+  const std::map<PageId, std::int32_t> counts = references();
+  std::map<PageId, PageId> to;
+  for (const PageCopy& move : moves_)
+    if (counts.contains(move.source)) to.emplace(move.source, move.destination);
+  ASSERT_EQ(std::ssize(to), moved);
+  for (auto& [id, sequence] : sequences_) {
+    for (PageId& page : sequence.pages) {
+      if (const auto move = to.find(page); move != to.end()) page = move->second;
+    }
+    ASSERT_TRUE(std::ranges::equal(allocator.pages(id), sequence.pages));
+  }
+  moves_.clear();
+}
+
 void Model::check_sequence(const PageAllocator& allocator, SequenceId id,
                            const Sequence& sequence) const {
   ASSERT_TRUE(allocator.contains(id));
@@ -180,13 +235,17 @@ void Model::check(const PageAllocator& allocator) const {
     std::int64_t free = 0;
     for (std::int32_t index = 0; index < options_.pages_per_rank; ++index) {
       const PageId page{PageRank{rank}, index};
-      const auto count = counts.find(page);
-      free += count == counts.end() && index < pool_pages(page.rank()) ? 1 : 0;
-      ASSERT_EQ(allocator.reference_count(page), count == counts.end() ? 0 : count->second);
+      const auto found = counts.find(page);
+      const std::int32_t count = is_destination(page)    ? 1
+                                 : found == counts.end() ? 0
+                                                         : found->second;
+      free += count == 0 && !is_source(page) && index < pool_pages(page.rank()) ? 1 : 0;
+      ASSERT_EQ(allocator.reference_count(page), count);
+      ASSERT_EQ(allocator.is_moving(page), is_source(page));
       const auto times = handed_out_.find(page);
       const std::uint32_t generation = times == handed_out_.end() ? 0u : times->second;
       ASSERT_EQ(allocator.generation(page), generation);
-      ASSERT_EQ(allocator.is_current(page, generation), count != counts.end());
+      ASSERT_EQ(allocator.is_current(page, generation), count > 0);
     }
     ASSERT_EQ(allocator.free_pages(PageRank{rank}), free);
     ASSERT_EQ(allocator.pool_pages(PageRank{rank}), pool_pages(PageRank{rank}));

@@ -56,6 +56,16 @@ class Model {
   void moved(const PageAllocator& allocator, std::span<const PageCopy> copies);
   void not_moved(std::span<const PageCopy> copies);
 
+  /// Moves beside other operations, copied at once or when they are finished: no one writes to the
+  /// pages meanwhile.
+  void began_moves(std::span<const PageCopy> copies, bool copies_at_once);
+  void gave_up_moves() { has_destinations_ = false; }
+  /// `moved`: how many the allocator counts.
+  void finished_moves(const PageAllocator& allocator, std::int64_t moved);
+  void cancelled_moves() { moves_.clear(); }
+  bool is_moving() const { return !moves_.empty(); }
+  bool was_given_up() const { return !has_destinations_; }
+
   /// Expects the allocator to show exactly this model's state.
   void check(const PageAllocator& allocator) const;
 
@@ -64,6 +74,10 @@ class Model {
     return (tokens + options_.page_size - 1) / options_.page_size;
   }
   std::map<PageId, std::int32_t> references() const;
+  /// One more of pages that are being copied: who writes to them copies them first.
+  std::map<PageId, std::int32_t> references_to_write() const;
+  bool is_source(PageId page) const;
+  bool is_destination(PageId page) const;
   void take_table(const PageAllocator& allocator, SequenceId id);
   void copy(std::span<const PageCopy> copies);
   void write(const Sequence& sequence, std::int64_t begin, std::int64_t end);
@@ -76,6 +90,9 @@ class Model {
   std::map<PageId, std::vector<std::int64_t>> memory_;
   std::map<PageId, std::uint32_t> handed_out_;
   std::int64_t next_token_ = 1;
+  std::vector<PageCopy> moves_;
+  bool has_destinations_ = false;
+  bool copies_at_once_ = false;
 };
 
 }  // namespace kvmesh::test

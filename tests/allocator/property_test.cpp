@@ -29,7 +29,7 @@ class Driver {
   void step() {
     const std::uint64_t digest = allocator_.digest();
     succeeded_ = false;
-    const std::int64_t draw = uniform(random_, 0, 107);
+    const std::int64_t draw = uniform(random_, 0, 119);
     if (model_.sequences().empty() || draw < 8) {
       create();
     } else if (draw < 20) {
@@ -46,6 +46,10 @@ class Driver {
       erase(any());
     } else if (draw < 100) {
       misuse();
+    } else if (draw >= 108) {
+      model_.is_moving() ? end_side_moves() : start_side_moves();
+    } else if (model_.is_moving()) {
+      refuse_to_move();
     } else if (draw < 103) {
       rebalance();
     } else {
@@ -63,6 +67,8 @@ class Driver {
   int refusals() const { return refusals_; }
   int copies() const { return copies_; }
   int moves() const { return moves_; }
+  int side_moves() const { return side_moves_; }
+  int pointless_moves() const { return pointless_moves_; }
 
  private:
   SequenceId any() {
@@ -248,7 +254,7 @@ class Driver {
     }
     const bool cancels = uniform(random_, 0, 3) == 0;
     for (PageAllocator* it : {&allocator_, &replica_})
-      cancels ? it->cancel_moves() : it->finish_moves();
+      cancels ? it->cancel_moves() : static_cast<void>(it->finish_moves());
     EXPECT_THROW(allocator_.finish_moves(), InvalidArgument);
     EXPECT_THROW(allocator_.cancel_moves(), InvalidArgument);
     if (cancels) {
@@ -260,6 +266,43 @@ class Driver {
     return !cancels;
   }
 
+  void start_side_moves() {
+    const RebalanceOptions options{.limit = coin() ? 1000 : uniform(random_, 0, 5),
+                                   .leaving = coin() ? any_rank() : PageRank{-1}};
+    const std::vector<PageCopy> copies = allocator_.start_rebalance_now(options);
+    ASSERT_EQ(replica_.start_rebalance_now(options), copies);
+    ASSERT_LE(std::ssize(copies), options.limit);
+    model_.began_moves(copies, coin());
+    side_moves_ += static_cast<int>(copies.size());
+    started_ = static_cast<std::int64_t>(copies.size());
+    succeeded_ = true;
+  }
+
+  void end_side_moves() {
+    succeeded_ = true;
+    const std::int64_t draw = uniform(random_, 0, 5);
+    if (model_.was_given_up() || draw == 0) {
+      for (PageAllocator* it : {&allocator_, &replica_}) it->cancel_moves();
+      return model_.cancelled_moves();
+    }
+    if (draw == 1) {
+      for (PageAllocator* it : {&allocator_, &replica_}) it->give_up_moves();
+      EXPECT_THROW(allocator_.give_up_moves(), InvalidArgument);
+      EXPECT_THROW(allocator_.finish_moves(), InvalidArgument);
+      return model_.gave_up_moves();
+    }
+    const std::int64_t moved = allocator_.finish_moves();
+    ASSERT_EQ(replica_.finish_moves(), moved);
+    pointless_moves_ += static_cast<int>(started_ - moved);
+    model_.finished_moves(allocator_, moved);
+  }
+
+  void refuse_to_move() {
+    EXPECT_THROW(allocator_.start_rebalance(1), InvalidArgument);
+    EXPECT_THROW(allocator_.start_rebalance_now({}), InvalidArgument);
+    EXPECT_THROW(allocator_.start_resize(any_rank(), 0), InvalidArgument);
+  }
+
   /// Operations that are invalid in every state, on good and on stale ids.
   void misuse() {
     const SequenceId id = any();
@@ -267,6 +310,9 @@ class Driver {
     ASSERT_THROW(allocator_.reserve(id, -1), InvalidArgument);
     ASSERT_THROW(allocator_.append(id, -1), InvalidArgument);
     ASSERT_THROW(allocator_.start_rebalance(-1), InvalidArgument);
+    const RebalanceOptions no_rank{.leaving = PageRank{options_.ranks}};
+    ASSERT_THROW(allocator_.start_rebalance_now({.limit = -1}), InvalidArgument);
+    ASSERT_THROW(allocator_.start_rebalance_now(no_rank), InvalidArgument);
     ASSERT_THROW(allocator_.start_resize(PageRank{options_.ranks}, 0), InvalidArgument);
     ASSERT_THROW(allocator_.start_resize(any_rank(), options_.pages_per_rank + 1), InvalidArgument);
     ASSERT_THROW(allocator_.truncate(id, past), InvalidArgument);
@@ -295,6 +341,9 @@ class Driver {
   int refusals_ = 0;
   int copies_ = 0;
   int moves_ = 0;
+  int side_moves_ = 0;
+  int pointless_moves_ = 0;
+  std::int64_t started_ = 0;
 };
 
 class Properties : public testing::TestWithParam<Placement> {};
@@ -305,6 +354,8 @@ TEST_P(Properties, RandomOperationsMatchTheModel) {
   int refusals = 0;
   int copies = 0;
   int moves = 0;
+  int side_moves = 0;
+  int pointless_moves = 0;
   for (int ranks = 1; ranks <= 8; ++ranks)
     for (int page_size = 1; page_size <= 17; ++page_size) {
       AllocatorOptions options{.ranks = ranks,
@@ -328,11 +379,15 @@ TEST_P(Properties, RandomOperationsMatchTheModel) {
       refusals += driver.refusals();
       copies += driver.copies();
       moves += driver.moves();
+      side_moves += driver.side_moves();
+      pointless_moves += driver.pointless_moves();
     }
   // The cases that matter were reached.
   EXPECT_GT(refusals, 500);
   EXPECT_GT(copies, 500);
   EXPECT_GT(moves, 100);
+  EXPECT_GT(side_moves, 200);
+  EXPECT_GT(pointless_moves, 10);
 }
 
 INSTANTIATE_TEST_SUITE_P(Placements, Properties,

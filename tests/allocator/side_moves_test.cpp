@@ -1,0 +1,392 @@
+// Pages that move beside other operations.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#include "kvmesh/allocator.hpp"
+
+namespace kvmesh {
+namespace {
+
+constexpr int kTokens = 4;  // of a page
+constexpr RebalanceOptions kAll{.limit = 1000};
+
+AllocatorOptions two_ranks(Placement placement = Placement::kPacked) {
+  return {.ranks = 2, .pages_per_rank = 16, .page_size = kTokens, .placement = placement};
+}
+
+AllocatorOptions with_cache() {
+  AllocatorOptions options = two_ranks();
+  options.prefix.enabled = true;
+  return options;
+}
+
+/// Two ranks, of which the first holds one sequence of 10 tokens: two full pages, of which one is
+/// too many, and one that steps write.
+class SideMoves : public testing::Test {
+ protected:
+  void SetUp() override {
+    sequence_ = pages_.create();
+    pages_.append(sequence_, 10);
+    copies_ = pages_.start_rebalance_now(kAll);
+    ASSERT_EQ(copies_.size(), 1u);
+    ASSERT_EQ(copies_[0].source, table()[0]);
+    ASSERT_EQ(copies_[0].destination.rank().value, 1);
+    ASSERT_EQ(copies_[0].tokens, kTokens);
+  }
+  void TearDown() override { pages_.verify_integrity(); }
+
+  std::span<const PageId> table(SequenceId id) const { return pages_.pages(id); }
+  std::span<const PageId> table() const { return table(sequence_); }
+  PageId source() const { return copies_[0].source; }
+  PageId destination() const { return copies_[0].destination; }
+  void expect_pointless(std::int64_t free) {
+    pages_.verify_integrity();
+    EXPECT_EQ(pages_.finish_moves(), 0);
+    EXPECT_EQ(pages_.free_pages(), free);
+  }
+
+  PageAllocator pages_{two_ranks()};
+  SequenceId sequence_;
+  std::vector<PageCopy> copies_;
+};
+
+TEST_F(SideMoves, ChangeTheTableWhenTheyAreFinished) {
+  const std::uint64_t version = pages_.version(sequence_);
+  ChangeCursor cursor = pages_.follow();
+  pages_.append(sequence_, 1);
+  EXPECT_EQ(table()[0], source());
+  EXPECT_EQ(pages_.finish_moves(), 1);
+  EXPECT_EQ(table()[0], destination());
+  EXPECT_GT(pages_.version(sequence_), version + 1) << "more than the append's";
+  EXPECT_FALSE(pages_.is_moving(source()));
+  EXPECT_EQ(pages_.reference_count(source()), 0);
+  const ChangeRun run = pages_.read_changes(cursor);
+  ASSERT_EQ(run.changes.size(), 1u);
+  EXPECT_EQ(run.changes[0].kind, ChangeKind::kReplaced);
+  EXPECT_EQ(run.changes[0].new_page, destination());
+}
+
+TEST_F(SideMoves, WritersOfAMovingPageGetACopy) {
+  EXPECT_FALSE(pages_.is_writable(source()));
+  pages_.truncate(sequence_, 3);
+  const std::vector<PageCopy> copies = pages_.append(sequence_, 1);
+  ASSERT_EQ(copies.size(), 1u);
+  EXPECT_EQ(copies[0].source, source());
+  EXPECT_EQ(copies[0].tokens, 3);
+  EXPECT_NE(table()[0], source());
+  expect_pointless(31);
+}
+
+TEST_F(SideMoves, MakeWritableCopiesMovingPagesAlone) {
+  const std::vector<PageCopy> copies = pages_.make_writable(sequence_, 0, 8);
+  ASSERT_EQ(copies.size(), 1u);
+  EXPECT_EQ(copies[0].source, source());
+  EXPECT_TRUE(pages_.is_writable(table()[0]));
+  expect_pointless(29);
+}
+
+TEST_F(SideMoves, APageThatIsFreedIsNotHandedOutBeforeTheEnd) {
+  pages_.erase(sequence_);
+  EXPECT_EQ(pages_.free_pages(), 30) << "all but the two of the move";
+  const SequenceId other = pages_.create();
+  pages_.reserve(other, 30 * kTokens);
+  EXPECT_EQ(std::ranges::count(table(other), source()), 0);
+  EXPECT_EQ(std::ranges::count(table(other), destination()), 0);
+  EXPECT_FALSE(pages_.try_reserve(other, 31 * kTokens).has_value());
+  expect_pointless(2);
+}
+
+TEST_F(SideMoves, ForksMoveWithTheSequence) {
+  const SequenceId fork = pages_.fork(sequence_);
+  EXPECT_EQ(pages_.finish_moves(), 1);
+  EXPECT_EQ(table(fork)[0], destination());
+  EXPECT_EQ(table()[0], destination());
+  EXPECT_EQ(pages_.reference_count(destination()), 2);
+}
+
+TEST_F(SideMoves, AForkAloneKeepsTheMoveOfUse) {
+  const SequenceId fork = pages_.fork(sequence_);
+  pages_.erase(sequence_);
+  EXPECT_EQ(pages_.finish_moves(), 1);
+  EXPECT_EQ(table(fork)[0], destination());
+}
+
+TEST_F(SideMoves, CancelledTheyLeaveAllAsItWas) {
+  pages_.cancel_moves();
+  EXPECT_EQ(table()[0], source());
+  EXPECT_TRUE(pages_.is_writable(source()));
+  EXPECT_EQ(pages_.free_pages(), 29);
+  EXPECT_THROW(pages_.finish_moves(), InvalidArgument);
+  EXPECT_THROW(pages_.cancel_moves(), InvalidArgument);
+}
+
+TEST_F(SideMoves, GivenUpTheyProvideTheirDestinationsAndKeepTheSources) {
+  const SequenceId other = pages_.create();
+  const AppendRequest all{other, 29 * kTokens};
+  EXPECT_FALSE(pages_.can_append({&all, 1}).has_value());
+  pages_.give_up_moves();
+  EXPECT_TRUE(pages_.can_append({&all, 1}).has_value());
+  pages_.append(other, 29 * kTokens);
+  EXPECT_EQ(std::ranges::count(table(other), destination()), 1);
+  EXPECT_TRUE(pages_.is_moving(source()));
+  pages_.erase(sequence_);
+  EXPECT_EQ(pages_.free_pages(), 2) << "its other pages";
+  EXPECT_THROW(pages_.finish_moves(), InvalidArgument);
+  EXPECT_THROW(pages_.give_up_moves(), InvalidArgument);
+  pages_.verify_integrity();
+  pages_.cancel_moves();
+  EXPECT_EQ(pages_.free_pages(), 3);
+}
+
+TEST_F(SideMoves, OtherMovesWaitForTheirEnd) {
+  EXPECT_THROW(pages_.start_rebalance(1), InvalidArgument);
+  EXPECT_THROW(pages_.start_rebalance_now(kAll), InvalidArgument);
+  EXPECT_THROW(pages_.start_resize(PageRank{0}, 3), InvalidArgument);
+  pages_.finish_moves();
+  EXPECT_TRUE(pages_.start_rebalance_now(kAll).empty()) << "it is level";
+  EXPECT_THROW(pages_.finish_moves(), InvalidArgument);
+}
+
+TEST(SideMovesOfPages, LeavePagesThatAreOnlyReserved) {
+  PageAllocator pages(two_ranks());
+  const SequenceId sequence = pages.create();
+  pages.reserve(sequence, 6 * kTokens);
+  EXPECT_TRUE(pages.start_rebalance_now(kAll).empty());
+  pages.append(sequence, 5);
+  EXPECT_EQ(pages.start_rebalance_now(kAll).size(), 1u) << "one is full";
+}
+
+TEST(SideMovesOfPages, LeaveStates) {
+  AllocatorOptions options = two_ranks();
+  options.page_size = 1 << 20;
+  options.state_interval = 4;
+  PageAllocator pages(options);
+  for (int i = 0; i < 6; ++i) pages.append(pages.create(), 8);
+  EXPECT_EQ(pages.free_pages(PageRank{0}), 10);
+  EXPECT_TRUE(pages.start_rebalance_now(kAll).empty());
+}
+
+TEST(SideMovesOfPages, KeepALimitForAllThatAreOnTheirWay) {
+  PageAllocator pages(two_ranks());
+  const SequenceId sequence = pages.create();
+  pages.append(sequence, 16 * kTokens);
+  std::int64_t moved = 0;
+  for (int i = 0; i < 4; ++i) {
+    const auto copies = pages.start_rebalance_now({.limit = 3});
+    EXPECT_EQ(std::ssize(copies), std::min<std::int64_t>(3, 8 - moved));
+    if (!copies.empty()) moved += pages.finish_moves();
+  }
+  EXPECT_EQ(moved, 8);
+  EXPECT_EQ(pages.free_pages(PageRank{0}), pages.free_pages(PageRank{1}));
+}
+
+/// A short sequence moves as a whole: what it writes when the move starts follows when it is full,
+/// and nothing else moves meanwhile in its stead.
+TEST(SideMovesOfPages, TheLastPageOfAShortSequenceFollowsIt) {
+  AllocatorOptions options = two_ranks(Placement::kBalanced);
+  options.pool_pages = {16, 0};
+  PageAllocator pages(options);
+  std::vector<SequenceId> sequences;
+  for (const int tokens : {9, 9, 9, 9}) {
+    sequences.push_back(pages.create());
+    pages.append(sequences.back(), tokens);
+  }
+  ASSERT_TRUE(pages.start_resize(PageRank{1}, 16).empty());
+  pages.finish_moves();
+  EXPECT_EQ(pages.start_rebalance_now(kAll).size(), 4u) << "the full pages of two sequences";
+  EXPECT_EQ(pages.finish_moves(), 4);
+  EXPECT_TRUE(pages.start_rebalance_now(kAll).empty());
+  for (const SequenceId sequence : sequences) pages.append(sequence, 4);
+  EXPECT_EQ(pages.start_rebalance_now(kAll).size(), 2u);
+  EXPECT_EQ(pages.finish_moves(), 2);
+  for (const SequenceId sequence : sequences) {
+    const auto table = pages.pages(sequence);
+    EXPECT_TRUE(std::ranges::all_of(
+        table, [&](PageId page) { return page.rank() == table.front().rank(); }));
+  }
+  EXPECT_TRUE(pages.start_rebalance_now(kAll).empty());
+}
+
+TEST(SideMovesOfPages, EmptyARankThatIsLeaving) {
+  for (const Placement placement :
+       {Placement::kBalanced, Placement::kStriped, Placement::kPacked}) {
+    AllocatorOptions options = two_ranks(placement);
+    options.home_threshold_tokens = 8;
+    PageAllocator pages(options);
+    const SequenceId sequence = pages.create();
+    pages.append(sequence, 6 * kTokens + 1);
+    const RebalanceOptions leaving{.limit = 2, .leaving = PageRank{0}};
+    for (int i = 0; i < 20; ++i) {
+      if (!pages.start_rebalance_now(leaving).empty()) pages.finish_moves();
+      pages.append(sequence, 1);
+      pages.verify_integrity();
+    }
+    EXPECT_EQ(pages.free_pages(PageRank{0}), 16) << name(placement);
+    pages.append(pages.create(), 1);
+    EXPECT_EQ(pages.free_pages(PageRank{0}), 16) << "new sequences are elsewhere";
+    EXPECT_TRUE(pages.start_resize(PageRank{0}, 0).empty()) << "nothing is left to drain";
+    pages.finish_moves();
+    pages.start_resize(PageRank{0}, 16);
+    pages.finish_moves();
+    for (int i = 0; i < 4; ++i) pages.append(pages.create(), 9);
+    EXPECT_LT(pages.free_pages(PageRank{0}), 16) << "it is back in use";
+  }
+}
+
+TEST(SideMovesOfPages, ALeavingRankProvidesTheLastPages) {
+  PageAllocator pages(two_ranks());
+  const SequenceId sequence = pages.create();
+  EXPECT_TRUE(pages.start_rebalance_now({.limit = 9, .leaving = PageRank{0}}).empty());
+  pages.append(sequence, 20 * kTokens);
+  EXPECT_EQ(pages.free_pages(PageRank{1}), 0);
+  EXPECT_EQ(pages.free_pages(PageRank{0}), 12);
+  EXPECT_TRUE(pages.start_rebalance_now({.limit = 9, .leaving = PageRank{0}}).empty())
+      << "there is no room";
+}
+
+/// A sequence of 8 pages on rank 0 that are published.
+class PublishedSideMoves : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::vector<std::int32_t> tokens(8 * kTokens, 3);
+    key_.append(tokens);
+    sequence_ = pages_.create();
+    pages_.append(sequence_, 8 * kTokens);
+    pages_.publish(sequence_, key_);
+  }
+  void TearDown() override { pages_.verify_integrity(); }
+
+  void start(const RebalanceOptions& options, std::size_t moves) {
+    copies_ = pages_.start_rebalance_now(options);
+    ASSERT_EQ(copies_.size(), moves);
+  }
+  std::int64_t cached() { return pages_.cached_tokens(key_) / kTokens; }
+  /// All pages of the key are found, and those that moved at their new places.
+  void expect_at_destinations() {
+    EXPECT_EQ(cached(), 8);
+    for (const PageCopy& move : copies_)
+      EXPECT_EQ(std::ranges::count_if(key_.hashes(),
+                                      [&](const PageHash& hash) {
+                                        return pages_.published_page(hash) == move.destination;
+                                      }),
+                1);
+  }
+
+  PageAllocator pages_{with_cache()};
+  PrefixKey key_{pages_.prefix_rules()};
+  SequenceId sequence_;
+  std::vector<PageCopy> copies_;
+};
+
+TEST_F(PublishedSideMoves, HashesFollow) {
+  start(kAll, 4);
+  EXPECT_EQ(pages_.finish_moves(), 4);
+  expect_at_destinations();
+  pages_.erase(sequence_);
+  EXPECT_EQ(cached(), 8);
+  EXPECT_EQ(pages_.cached_pages(PageRank{1}), 4);
+}
+
+TEST_F(PublishedSideMoves, PagesThatAreCachedMeanwhileMoveToo) {
+  start(kAll, 4);
+  pages_.erase(sequence_);
+  pages_.verify_integrity();
+  EXPECT_EQ(pages_.cached_pages(), 4) << "those that do not move";
+  EXPECT_EQ(pages_.free_pages(), 32 - 8);
+  EXPECT_EQ(cached(), 8);
+  EXPECT_EQ(pages_.finish_moves(), 4);
+  expect_at_destinations();
+  EXPECT_EQ(pages_.cached_pages(), 8);
+  EXPECT_EQ(pages_.free_pages(), 32);
+}
+
+TEST_F(PublishedSideMoves, MatchesOfMovingPagesMoveWithThem) {
+  start(kAll, 4);
+  pages_.erase(sequence_);
+  const PrefixMatch match = pages_.match_prefix(key_);
+  EXPECT_EQ(match.tokens, 8 * kTokens);
+  EXPECT_EQ(pages_.finish_moves(), 4);
+  for (const PageCopy& move : copies_) {
+    EXPECT_EQ(std::ranges::count(pages_.pages(match.pin), move.destination), 1);
+    EXPECT_EQ(pages_.reference_count(move.source), 0);
+  }
+  pages_.release(match);
+  expect_at_destinations();
+}
+
+TEST_F(PublishedSideMoves, PagesThatAreEvictedMeanwhileAreFreeAfterTheEnd) {
+  start(kAll, 4);
+  pages_.erase(sequence_);
+  const SequenceId other = pages_.create();
+  pages_.reserve(other, 24 * kTokens);
+  EXPECT_EQ(pages_.free_pages(), 0);
+  for (const PageCopy& move : copies_) {
+    EXPECT_EQ(std::ranges::count(pages_.pages(other), move.source), 0);
+    EXPECT_TRUE(pages_.is_moving(move.source));
+  }
+  pages_.verify_integrity();
+  const std::int64_t left = cached();
+  EXPECT_LE(left, 4);
+  EXPECT_EQ(pages_.finish_moves(), left) << "what is not evicted";
+  EXPECT_EQ(pages_.free_pages(), 8);
+  EXPECT_EQ(cached(), left);
+}
+
+TEST_F(PublishedSideMoves, PagesArePublishedWhileTheyMove) {
+  PageAllocator pages(with_cache());
+  const SequenceId sequence = pages.create();
+  pages.append(sequence, 8 * kTokens);
+  const std::vector<PageCopy> copies = pages.start_rebalance_now(kAll);
+  ASSERT_EQ(copies.size(), 4u);
+  pages.publish(sequence, key_);
+  EXPECT_EQ(pages.cached_tokens(key_), 8 * kTokens);
+  EXPECT_EQ(pages.finish_moves(), 4);
+  pages.erase(sequence);
+  EXPECT_EQ(pages.cached_tokens(key_), 8 * kTokens);
+  EXPECT_EQ(pages.cached_pages(PageRank{1}), 4);
+  pages.verify_integrity();
+}
+
+TEST_F(PublishedSideMoves, ASecondCopyOfAPublishedPageIsGivenUpWhileItMoves) {
+  const SequenceId twin = pages_.create();
+  pages_.append(twin, 8 * kTokens);
+  start(kAll, 8);
+  pages_.publish(twin, key_);
+  EXPECT_TRUE(std::ranges::equal(pages_.pages(twin), pages_.pages(sequence_)));
+  pages_.verify_integrity();
+  const std::int64_t moved = pages_.finish_moves();
+  EXPECT_LE(moved, 8);
+  EXPECT_TRUE(std::ranges::equal(pages_.pages(twin), pages_.pages(sequence_)));
+  EXPECT_EQ(pages_.free_pages(), 24);
+}
+
+TEST_F(PublishedSideMoves, CachedPagesLeaveWithTheirRank) {
+  pages_.erase(sequence_);
+  start({.limit = 3, .leaving = PageRank{0}}, 3);
+  EXPECT_EQ(pages_.cached_pages(), 5);
+  EXPECT_EQ(pages_.finish_moves(), 3);
+  expect_at_destinations();
+  start({.limit = 100, .leaving = PageRank{0}}, 5);
+  EXPECT_EQ(pages_.finish_moves(), 5);
+  EXPECT_EQ(cached(), 8);
+  EXPECT_EQ(pages_.cached_pages(PageRank{0}), 0);
+  EXPECT_TRUE(pages_.start_resize(PageRank{0}, 0).empty());
+  pages_.finish_moves();
+  EXPECT_EQ(cached(), 8);
+}
+
+TEST_F(PublishedSideMoves, GivenUpTheyLeaveHashesWhereTheyWere) {
+  start(kAll, 4);
+  pages_.erase(sequence_);
+  pages_.give_up_moves();
+  pages_.cancel_moves();
+  EXPECT_EQ(cached(), 8);
+  EXPECT_EQ(pages_.cached_pages(PageRank{0}), 8);
+  EXPECT_EQ(pages_.free_pages(), 32);
+}
+
+}  // namespace
+}  // namespace kvmesh
