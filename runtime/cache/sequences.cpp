@@ -1,6 +1,6 @@
 // KvCache's operations on sequences: each is applied to every layer group, or to none.
 #include "runtime/cache/cache_state.hpp"
-#include "runtime/cache/page_transfer.hpp"
+#include "runtime/cache/moves/page_transfer.hpp"
 #include "runtime/mesh/replica_check.hpp"
 
 namespace kvmesh {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kvmesh/sequence_stream.hpp"
-#include "tests/runtime/cache/page_transfer_contract.hpp"
+#include "tests/runtime/cache/moves/page_transfer_contract.hpp"
 #include "tests/runtime/memory/pools_contract.hpp"
 
 namespace kvmesh::test {

@@ -1,5 +1,5 @@
 // Pools and copies among ranks that are threads.
-#include "tests/runtime/cache/page_transfer_contract.hpp"
+#include "tests/runtime/cache/moves/page_transfer_contract.hpp"
 #include "tests/runtime/memory/pools_contract.hpp"
 
 namespace kvmesh::test {

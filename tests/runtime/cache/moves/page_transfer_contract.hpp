@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kvmesh/device_memory.hpp"
-#include "runtime/cache/page_transfer.hpp"
+#include "runtime/cache/moves/page_transfer.hpp"
 #include "runtime/memory/layer_groups.hpp"
 #include "tests/contracts/places.hpp"
 #include "tests/support/random.hpp"

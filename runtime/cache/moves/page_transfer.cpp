@@ -11,15 +11,15 @@
 // The source waits for "done", because its next append may write to the page that is being read. A
 // rank whose own copies fail still takes part in the exchanges, and throws at the end: the others'
 // communicator stays whole.
-#include "runtime/cache/page_transfer.hpp"
+#include "runtime/cache/moves/page_transfer.hpp"
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <ranges>
 #include <string>
 #include <vector>
 
+#include "runtime/cache/moves/parcels.hpp"
 #include "runtime/memory/attempt.hpp"
 #include "runtime/memory/page_mover.hpp"
 
@@ -28,18 +28,16 @@ namespace {
 
 bool is_remote(const PageCopy& copy) { return copy.source.rank() != copy.destination.rank(); }
 
-// The pages that go from one rank to another, in the order of the copies.
-struct Parcel {
-  using Bytes = std::vector<std::byte>;
-  MoveEnd packed() const { return {.packed = bytes->data(), .packed_owner = bytes}; }
-
-  bool mapped = false;  // the holder of the copies reads the source's pools
-  // The tokens; for a mapped parcel one byte, as a signal. A move for which this rank has stopped
-  // to wait reads or writes them after the transfer has ended.
-  std::shared_ptr<Bytes> bytes = std::make_shared<Bytes>();
-  std::vector<PageMove> moves;
-};
-using Parcels = std::map<Rank, Parcel>;  // by the other rank
+/// Gives each parcel memory for its tokens, or for one byte as a signal. A move for which this rank
+/// has stopped to wait uses it after the transfer has ended.
+void allocate(Parcels& parcels) {
+  for (Parcel& parcel : std::views::values(parcels)) {
+    const auto bytes =
+        std::make_shared<std::vector<std::byte>>(parcel.mapped ? 1 : parcel.packed_bytes);
+    parcel.bytes = *bytes;
+    parcel.owner = bytes;
+  }
+}
 
 class Transfer {
  public:
@@ -47,70 +45,42 @@ class Transfer {
            Communicator& kv, const Membership& members, std::string_view operation)
       : mover_(mover),
         device_(device),
-        peers_(peers),
-        kv_(kv),
-        members_(members),
+        parcels_(mover, peers, kv, members),
         operation_(operation) {}
 
-  void add(const PageCopy& copy) {
-    const Rank from = members_.holder(copy.source.rank());
-    const Rank to = members_.holder(copy.destination.rank());
-    const bool mapped = peers_.maps(to, from);
-    if (from == kv_.rank()) add(outgoing_[to], copy, mapped);
-    if (to == kv_.rank()) add(incoming_[from], copy, mapped);
-  }
+  void add(const PageCopy& copy) { parcels_.add(copy); }
 
   void run(Attempt& attempt) {
+    Parcels& outgoing = parcels_.outgoing();
+    Parcels& incoming = parcels_.incoming();
+    allocate(outgoing);
+    allocate(incoming);
     attempt([&] {
-      for (Parcel& parcel : std::views::values(outgoing_)) {
+      for (Parcel& parcel : std::views::values(outgoing)) {
         if (!parcel.mapped) move(parcel, mover_.my_pools(), parcel.packed());
       }
     });
-    exchange(outgoing_, incoming_, operation_);
+    parcels_.exchange(outgoing, incoming, operation_);
     attempt([&] {
-      for (auto& [source, parcel] : incoming_) {
-        move(parcel, parcel.mapped ? theirs(source) : parcel.packed(), mover_.my_pools());
+      for (auto& [source, parcel] : incoming) {
+        move(parcel, parcels_.source_of(source, parcel), mover_.my_pools());
       }
     });
-    for (Parcels* parcels : {&outgoing_, &incoming_}) {
+    for (Parcels* parcels : {&outgoing, &incoming}) {
       std::erase_if(*parcels, [](const auto& entry) { return !entry.second.mapped; });
     }
-    exchange(incoming_, outgoing_, operation_ + " done");
+    parcels_.exchange(incoming, outgoing, operation_ + " done");
   }
 
  private:
-  void add(Parcel& parcel, const PageCopy& copy, bool mapped) {
-    parcel.mapped = mapped;
-    const std::size_t more = mover_.bytes(mover_.layers(), copy.tokens);
-    parcel.bytes->resize(parcel.mapped ? 1 : parcel.bytes->size() + more);
-    parcel.moves.push_back({.source = copy.source.index(),
-                            .destination = copy.destination.index(),
-                            .tokens = copy.tokens});
-  }
-
   void move(const Parcel& parcel, const MoveEnd& from, const MoveEnd& to) const {
     mover_.move(mover_.layers(), parcel.moves, from, to, device_);
-  }
-  MoveEnd theirs(Rank source) const {
-    return {.pools = [this, source](int layer) { return *peers_.layer(source, layer); }};
-  }
-
-  void exchange(const Parcels& give, Parcels& take, std::string_view operation) const {
-    std::vector<Outgoing> sends;
-    std::vector<Incoming> receives;
-    for (const auto& [peer, parcel] : give) sends.push_back({peer, *parcel.bytes});
-    for (auto& [peer, parcel] : take) receives.push_back({peer, *parcel.bytes});
-    kv_.exchange(sends, receives, operation);
   }
 
   const PageMover& mover_;
   const DeviceMoves& device_;
-  const PeerPools& peers_;
-  Communicator& kv_;
-  const Membership& members_;
+  PageParcels parcels_;
   std::string operation_;
-  Parcels outgoing_;
-  Parcels incoming_;
 };
 
 }  // namespace

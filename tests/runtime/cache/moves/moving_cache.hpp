@@ -1,22 +1,25 @@
-// Moves of which every copy and every exchange fails once: nothing is lost, and nothing half done.
-#include <gtest/gtest.h>
+// A cache with pages to move, on ranks that are threads, and what its sequences hold.
+#pragma once
 
 #include <functional>
+#include <memory>
+#include <vector>
 
 #include "tests/runtime/cache/cache_fixture.hpp"
 #include "tests/runtime/cache/faulty_backend.hpp"
 #include "tests/support/ranks.hpp"
 
 namespace kvmesh::test {
-namespace {
+
+using MakeBackend = std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)>;
 
 /// A cache of two groups on some ranks with two sequences, a fork and cached pages.
-class Moving {
+class MovingCache {
  public:
-  Moving(Communicator& comm)
-      : mesh_(comm, {.threads = 1, .device = DeviceChoice::kCpu}), cache_(mesh_, options()) {
-    for (CacheGroup& group : inside(cache_).groups)
-      group.backend = std::make_unique<FaultyBackend>(std::move(group.backend), faults_);
+  /// `make` wraps the groups' backends.
+  MovingCache(Communicator& comm, const MakeBackend& make, CacheOptions with = options())
+      : mesh_(comm, {.threads = 1, .device = DeviceChoice::kCpu}), cache_(mesh_, with) {
+    for (CacheGroup& group : inside(cache_).groups) group.backend = make(std::move(group.backend));
     sequences_ = {cache_.create(), cache_.create()};
     write(sequences_[0], 22, 1);
     write(sequences_[1], 6, 2);
@@ -27,7 +30,6 @@ class Moving {
     write(left, 8, 3);
     cache_.publish(left, key);
     cache_.erase(left);
-    expected_ = contents();
   }
 
   static CacheOptions options() {
@@ -39,40 +41,17 @@ class Moving {
     return options;
   }
 
-  /// Lets `move` fail on `failing` at each of its steps in turn. Returns how many it has.
-  int fail_each_step(const std::function<void(KvCache&)>& move, int failing) {
-    for (int fails = 0;; ++fails) {
-      const auto tables = all_tables();
-      const bool mine = mesh_.rank().value == failing;
-      faults_ = {.fails = mine ? fails : -1};
-      bool threw = false;
-      try {
-        move(cache_);
-      } catch (const Error&) {
-        threw = true;
-      }
-      const auto injected = static_cast<std::uint8_t>(mine && faults_.steps > fails);
-      const auto all = all_gather_value(mesh_.world(), injected, "was it injected");
-      faults_ = {};
-      EXPECT_EQ(contents(), expected_) << "step " << fails;
-      cache_.check_replicas();
-      for (int g = 0; g < cache_.groups(); ++g) cache_.allocator(g).verify_integrity();
-      if (all[static_cast<std::size_t>(failing)] == 0) {
-        EXPECT_FALSE(threw);
-        return fails;
-      }
-      EXPECT_TRUE(threw) << "step " << fails;
-      EXPECT_EQ(all_tables(), tables) << "step " << fails;
-    }
-  }
+  KvCache& cache() { return cache_; }
+  Mesh& mesh() { return mesh_; }
+  const std::vector<SequenceId>& sequences() const { return sequences_; }
 
- private:
   /// Tokens whose keys and values are `value` and their position.
   void write(SequenceId sequence, std::int64_t tokens, float value) {
     const CacheOptions& o = cache_.options();
+    const std::int64_t first = cache_.length(sequence);
     StepPlan plan = cache_.plan({{sequence, tokens, 0}});
     std::vector<float> numbers;
-    for (std::int64_t t = 0; t < tokens; ++t)
+    for (std::int64_t t = first; t < first + tokens; ++t)
       numbers.insert(numbers.end(), static_cast<std::size_t>(o.kv_heads * o.k_dim),
                      value + static_cast<float>(t) * 0.125f);
     for (int layer = 0; layer < o.layers; ++layer)
@@ -109,29 +88,15 @@ class Moving {
     return all;
   }
 
+  void check() {
+    cache_.check_replicas();
+    for (int g = 0; g < cache_.groups(); ++g) cache_.allocator(g).verify_integrity();
+  }
+
+ private:
   Mesh mesh_;
-  Faults faults_;
   KvCache cache_;
   std::vector<SequenceId> sequences_;
-  std::vector<double> expected_;
 };
 
-TEST(MovementFaults, AfterEachFailedStepAllIsAsBefore) {
-  for (int failing = 0; failing < 3; ++failing) {
-    LoopbackRanks<3>::run([&](Communicator& comm) {
-      Moving moving(comm);
-      int steps = 0;
-      const auto fail = [&](const auto& move) { steps += moving.fail_each_step(move, failing); };
-      fail([](KvCache& cache) { cache.drain(PageRank{1}); });
-      fail([](KvCache& cache) { cache.add_rank(PageRank{1}); });
-      fail([](KvCache& cache) { cache.rebalance(100); });
-      fail([](KvCache& cache) { cache.resize(PageRank{2}, 2); });
-      fail([](KvCache& cache) { cache.resize(PageRank{2}, 12); });
-      fail([](KvCache& cache) { cache.drain(PageRank{0}); });
-      EXPECT_GT(steps, 8);
-    });
-  }
-}
-
-}  // namespace
 }  // namespace kvmesh::test

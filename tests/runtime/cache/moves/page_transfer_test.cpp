@@ -1,6 +1,6 @@
 // Copies between ranks, by messages, for whose moves on a device the host stops to wait: the tokens
 // in host memory live until the moves are done.
-#include "tests/runtime/cache/page_transfer_contract.hpp"
+#include "tests/runtime/cache/moves/page_transfer_contract.hpp"
 
 #include <algorithm>
 #include <memory>
