@@ -41,6 +41,7 @@ void PageAllocator::State::give_up_moves() {
 
 /// Orders moves of pages that sequences hold, at most `limit`. Returns how many more may move.
 std::int64_t PageAllocator::State::order_side_moves(std::int64_t limit, PageRank leaving) {
+  if (limit == 0) return 0;
   Surplus surplus(pools_, leaving);
   sequences_.for_each(
       [&](SequenceId, const Sequence& sequence) { count_at_home(sequence, surplus); });

@@ -33,6 +33,12 @@ struct KeptTokens {
   std::vector<std::int64_t> kept{};  ///< positions from `begin` on, ascending
 };
 
+/// See KvCache::rebalance_now.
+struct MoveProgress {
+  std::int64_t moved = 0;   ///< pages that have moved since the last call
+  std::int64_t moving = 0;  ///< pages that are being moved, or were until others needed the room
+};
+
 /// See KvCache::import_sequence.
 struct ImportedSequence {
   SequenceId sequence;
@@ -113,6 +119,41 @@ class KvCache {
   /// @throws InvalidArgument. After an error of a copy (Timeout, PeerLost, a device's Error) no
   /// page has moved. Collective over the world.
   std::int64_t rebalance(std::int64_t limit);
+  /// As rebalance, but waits for no copy and for no work of the device: the pages move while steps
+  /// go on, so that a scheduler calls it between any two of them. A call starts moves of at most
+  /// `limit` pages, of all layer groups together, unless some are under way; a later call, when the
+  /// copies are made on all ranks, changes the page tables, and may start the next:
+  ///
+  ///   while (serving) {
+  ///     cache.rebalance_now({.limit = 64}, stream);
+  ///     cache.replan(step, batch, stream);
+  ///     ...
+  ///   }
+  ///
+  /// Every sequence keeps its tokens, and in a reproducible cache its bits. Pages move that are full
+  /// of tokens; what steps write to, states, and pages of matches stay (see
+  /// PageAllocator::start_rebalance_now). With a rank that is `leaving`, which a later drain then
+  /// finds nearly empty, its cached pages move, too, and new pages are on other ranks while these
+  /// have some.
+  ///
+  /// Pages that are being moved are not written in place: to write to positions before the end of a
+  /// sequence, call make_writable after this. Plans of sequences whose pages a call begins to move,
+  /// or has moved, are stale. A page that is freed or evicted while it is copied can be used again
+  /// when the moves have ended, and is free from then on. Moves are given up, and started again by a
+  /// later call, where an operation needs the pages that they copy to (it finds them although
+  /// allocator().free_pages() does not count them). rebalance, resize, drain and add_rank complete
+  /// the moves that are under way, and then do what they do.
+  ///
+  /// On a GPU the copies run on a stream of their own, after the work on `after`, which must come
+  /// after all work that uses the cache's pages: that is the stream of `replan`. Without it a call
+  /// that starts moves waits for all work of the device. REQUIRES: plans that append tokens have
+  /// run in all layers, or, on a GPU, are on `after`.
+  ///
+  /// Returns the same on all ranks. @throws InvalidArgument; the error of this rank's copy, Error if
+  /// another rank's failed: the moves are given up then, and no page has moved. Collective over the
+  /// world; it waits for the other ranks' calls if pages move.
+  MoveProgress rebalance_now(const RebalanceOptions& options = {},
+                             std::optional<Stream> after = {});
   /// Gives the pools of a page rank `pages` pages, counted as CacheOptions::pages_per_rank, up to
   /// CacheOptions::max_pages_per_rank or the number that it began with. Pages past them that
   /// sequences hold move to where there is room, cached ones are evicted; then their memory is

@@ -8,6 +8,7 @@
 #include "runtime/memory/layer_groups.hpp"
 #include "runtime/step/backend.hpp"
 #include "runtime/step/local_pages.hpp"
+#include "runtime/tiers/host_move_stream.hpp"
 
 namespace kvmesh {
 
@@ -33,6 +34,12 @@ struct CacheGroup {
   /// REQUIRES: keys and values.
   KvPool pool(const PagePlanes& planes) const {
     return kv_pool(shape.attention, shape.format, planes, head_scales);
+  }
+
+  /// Returns a new stream for page moves beside the steps: of the GPU, or a thread.
+  std::unique_ptr<MoveStream> make_move_stream() const {
+    std::unique_ptr<MoveStream> stream = backend->make_move_stream();
+    return stream ? std::move(stream) : std::make_unique<HostMoveStream>();
   }
 
   CacheOptions options;  // those of a cache that has the group's layers alone

@@ -10,6 +10,7 @@
 #include "kvmesh/kv_cache.hpp"
 #include "runtime/cache/cache_group.hpp"
 #include "runtime/cache/cache_tiers.hpp"
+#include "runtime/cache/side_moves.hpp"
 #include "runtime/cache/staging.hpp"
 #include "runtime/memory/attempt.hpp"
 #include "runtime/memory/cache_agreement.hpp"
@@ -46,16 +47,20 @@ class KvCache::State {
   PlanHistory history;                  // of all plans and replans
   std::unique_ptr<CacheTiers> tiers;    // null: none
   Staging staging;                      // of exports and imports
+  SideMoves side_moves;
 
   /// Stores what an operation has evicted. Call it before anything is written to the pages that the
   /// operation took. `after` as in CacheTiers::pages_taken.
   void pages_taken(std::optional<Stream> after = {}) {
     if (tiers) tiers->pages_taken(after);
   }
-  /// Gives up loads that match_prefix_now has started if `can(group)` of some group is OutOfPages:
-  /// an operation that needs pages comes before them. @throws what `can` does.
+  /// Gives up moves of rebalance_now, and then loads that match_prefix_now has started, if
+  /// `can(group)` of some group is OutOfPages: an operation that needs pages comes before them.
+  /// @throws what `can` does.
   template <class Can>
-  void take_from_loads(const Can& can) {
+  void take_back_pages(const Can& can) {
+    for (std::size_t g = 0; g < groups.size() && side_moves.has_destinations(); ++g)
+      if (!can(g)) side_moves.give_up();
     for (std::size_t g = 0; g < groups.size() && tiers && tiers->is_loading(); ++g)
       if (!can(g)) tiers->give_up_loads();
   }
@@ -65,16 +70,22 @@ class KvCache::State {
     if (tiers) tiers->wait();
     wait_for_late_moves();
   }
-  /// Does so for the moves of imports, exports and copies that were given up.
+  /// Does so for the moves of imports, exports, copies and rebalance_now that were given up.
   void wait_for_late_moves() {
     staging.wait(mesh.world());
+    side_moves.wait(mesh.world());
     for (CacheGroup& group : groups) group.backend->after_late_moves({});
+  }
+  /// The work to come on `stream` runs after those; on the CPU it waits for them.
+  void order_after_late_moves(Stream stream) {
+    staging.before(stream);
+    side_moves.before(stream);
+    for (CacheGroup& group : groups) group.backend->after_late_moves(stream);
   }
   /// The work to come on `stream` runs after them; on the CPU as wait_for_move_streams.
   void order_after_move_streams(Stream stream) {
     if (tiers) tiers->before(stream);
-    staging.before(stream);
-    for (CacheGroup& group : groups) group.backend->after_late_moves(stream);
+    order_after_late_moves(stream);
   }
 
   CacheGroup& group_of(int layer) { return groups[index_of_group(layer)]; }
@@ -135,6 +146,8 @@ class KvCache::State {
   void make_copies(std::size_t group, std::span<const PageCopy> copies, std::string_view operation,
                    std::optional<Stream> stream, Attempt attempt);
 
+  /// Starts the copies of side moves that were ordered. `after` as in KvCache::rebalance_now.
+  void start_side_moves(std::optional<Stream> after);
   /// Starts moves in each group by `start(group, pages that move so far)`, which returns copies.
   /// Gives up loads that match_prefix_now has started if their pages would move.
   template <class Start>

@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 #include "core/check.hpp"
 
 namespace kvmesh {
 
 CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
-                       const PoolStorage& pools, Staging& staging, std::unique_ptr<FileCalls> calls)
+                       const PoolStorage& pools, std::function<void(Stream)> after_late_moves,
+                       std::unique_ptr<FileCalls> calls)
     : mesh_(mesh),
       groups_(groups),
-      staging_(staging),
+      after_late_moves_(std::move(after_late_moves)),
       calls_(std::move(calls)),
       coming_(groups.size()) {
   std::uint8_t has_room = 1;
@@ -33,8 +35,7 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<Cache
 /// Orders copies after the work on `stream`, which writes or reads the pages.
 void CacheTiers::copy_after(std::optional<Stream> stream) {
   if (!stream) return groups_.front().backend->wait_idle();
-  staging_.before(*stream);
-  for (CacheGroup& group : groups_) group.backend->after_late_moves(stream);
+  after_late_moves_(*stream);
   if (mesh_.device().kind == DeviceKind::kCpu) return;
   for (const auto& tiers : tiers_) tiers->copies().after(*stream);
 }
@@ -67,6 +68,12 @@ void CacheTiers::wait() {
   keep_failure([&] {
     for (const auto& tiers : tiers_) tiers->copies().wait_all();
   });
+}
+
+std::vector<TierJob> CacheTiers::copies_so_far() {
+  std::vector<TierJob> jobs;
+  for (const auto& tiers : tiers_) jobs.push_back(tiers->copies().then([] { return true; }));
+  return jobs;
 }
 
 PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after) {

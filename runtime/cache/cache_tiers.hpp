@@ -5,6 +5,7 @@
 #include <chrono>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,7 +14,6 @@
 #include <vector>
 
 #include "runtime/cache/group_tiers.hpp"
-#include "runtime/cache/staging.hpp"
 #include "runtime/memory/attempt.hpp"
 
 namespace kvmesh {
@@ -32,11 +32,12 @@ namespace kvmesh {
 /// all ranks give the loads up at the same operation, without a message.
 class CacheTiers {
  public:
-  /// Its copies run after late moves of `staging` and of the groups' backends. REQUIRES: all but
-  /// the options and `calls` outlive it, `staging` all but its destructor.
+  /// `after_late_moves(stream)` orders the work to come on the stream after moves that were given
+  /// up: the copies run after these. REQUIRES: all but the options, the function and `calls`
+  /// outlive it, what the function uses all but its destructor.
   /// @throws OutOfMemory on every rank if a rank has no room for its host tier. Collective.
   CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
-             const PoolStorage& pools, Staging& staging,
+             const PoolStorage& pools, std::function<void(Stream)> after_late_moves,
              std::unique_ptr<FileCalls> calls = std::make_unique<FileCalls>());
 
   /// Stores the pages that were evicted since the last call. Call it after every operation that may
@@ -49,6 +50,8 @@ class CacheTiers {
   void before(Stream stream);
   /// Blocks until all copies from and to the pools are done. @throws as PageCopies::wait_all.
   void wait();
+  /// Returns jobs that are completed when the copies so far are done.
+  std::vector<TierJob> copies_so_far();
   /// As match_prefix of the groups, tiers included; `after` as in pages_taken. Collective over the
   /// world if there is a file tier, and device and host do not have all full pages of the key.
   /// @throws the failure of a wait or a copy of this rank; in an exchange, Error if another rank
@@ -174,7 +177,7 @@ class CacheTiers {
 
   Mesh& mesh_;
   std::deque<CacheGroup>& groups_;
-  Staging& staging_;
+  std::function<void(Stream)> after_late_moves_;
   std::int64_t pages_back_ = 0;
   std::exception_ptr failure_;  // of a copy
   std::unique_ptr<FileCalls> calls_;

@@ -6,7 +6,6 @@
 #include "core/check.hpp"
 #include "core/hash.hpp"
 #include "runtime/memory/layer_groups.hpp"
-#include "runtime/tiers/host_move_stream.hpp"
 
 namespace kvmesh {
 namespace {
@@ -81,11 +80,6 @@ FileTier::Options file_options(const Mesh& mesh, const CacheOptions& cache, Cach
           .device = mesh.device()};
 }
 
-std::unique_ptr<MoveStream> stream_of(Backend& backend) {
-  std::unique_ptr<MoveStream> stream = backend.make_move_stream();
-  return stream ? std::move(stream) : std::make_unique<HostMoveStream>();
-}
-
 }  // namespace
 
 GroupTiers::GroupTiers(Mesh& mesh, const CacheOptions& cache, CacheGroup& group,
@@ -94,7 +88,7 @@ GroupTiers::GroupTiers(Mesh& mesh, const CacheOptions& cache, CacheGroup& group,
       group_(group),
       stores_per_operation_(cache.tiers.stores_per_operation),
       cursor_(group.allocator.follow_evictions()),
-      copies_(pools, stream_of(*group.backend), mesh.world(), number) {
+      copies_(pools, group.make_move_stream(), mesh.world(), number) {
   if (!cache.tiers.directory.empty()) {
     file_ = std::make_unique<FileTier>(file_options(mesh, cache, group, pools.layout(), number),
                                        calls, copies_);

@@ -3,7 +3,7 @@
 //   plans.cpp                      plan, replan and their try_ forms
 //   sequences.cpp                  create, fork, truncate, erase, prefixes, tiers
 //   compact.cpp                    compact
-//   movement.cpp                   rebalance, resize, drain, add_rank
+//   movement.cpp                   rebalance, rebalance_now, resize, drain, add_rank
 //   streams/sequence_transfer.cpp  export_sequence, import_sequence
 #include "kvmesh/kv_cache.hpp"
 
@@ -96,7 +96,8 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
           agreed_pools(mesh, pool_layout(mesh, largest(mesh, agreed)), first_pages(mesh, agreed))),
       peers(pools, mesh.kv_comm(), layouts_of(mesh, agreed)),
       group_of_layer(static_cast<std::size_t>(options.layers)),
-      pool_sizes(agreed.pools) {
+      pool_sizes(agreed.pools),
+      side_moves(mesh, groups, pools, peers) {
   for (const CacheOptions& group : options_of_groups(largest(mesh, agreed))) {
     const std::size_t g = groups.size();
     for (const int layer : pools.layout().groups()[g].layers) {
@@ -110,7 +111,8 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
         put_head_scales(mesh, group, pools.head_scales(g)));
   }
   if (!options.tiers.enabled()) return;
-  tiers = std::make_unique<CacheTiers>(mesh, options, groups, pools, staging);
+  tiers = std::make_unique<CacheTiers>(mesh, options, groups, pools,
+                                       [this](Stream stream) { order_after_late_moves(stream); });
 }
 
 std::size_t KvCache::State::index_of_group(int layer) const {
@@ -184,6 +186,7 @@ KvCache::State::~State() {
     }
   };
   end([&] { staging.wait(mesh.kv_comm()); });  // which the mesh owns; its world may be gone
+  end([&] { side_moves.end(mesh.kv_comm()); });
   for (CacheGroup& group : groups) end([&] { group.backend->after_late_moves({}); });
   for (CacheUser* user : users) user->cache_ends();
 }

@@ -67,9 +67,35 @@ std::vector<std::vector<PageCopy>> KvCache::State::start_moves(const Start& star
 std::int64_t KvCache::rebalance(std::int64_t limit) {
   require(limit >= 0, "rebalance of {} pages", limit);
   State& cache = state();
+  cache.side_moves.settle();
   return cache.complete_moves(cache.start_moves([&](std::size_t g, std::int64_t moves) {
     return cache.groups[g].allocator.start_rebalance(limit - moves);
   }));
+}
+
+MoveProgress KvCache::rebalance_now(const RebalanceOptions& options, std::optional<Stream> after) {
+  State& cache = state();
+  SideMoves& moves = cache.side_moves;
+  require(options.limit >= 0, "rebalance of {} pages", options.limit);
+  require(options.leaving.value < cache.mesh.kv_parallel(), "rebalance: page rank {} of {}",
+          options.leaving.value, cache.mesh.kv_parallel());
+  moves.proceed();
+  if (!moves.is_under_way() && moves.order(options)) {
+    moves.attempt().always([&] { cache.pages_taken(after); });
+    moves.attempt()([&] { cache.start_side_moves(after); });
+    moves.proceed();
+  }
+  return moves.take_progress();
+}
+
+void KvCache::State::start_side_moves(std::optional<Stream> after) {
+  if (after) {
+    order_after_late_moves(*after);
+  } else {
+    wait_idle();
+    wait_for_late_moves();
+  }
+  side_moves.start(after, tiers ? tiers->copies_so_far() : std::vector<TierJob>());
 }
 
 std::int64_t KvCache::drain(PageRank rank) { return try_drain(rank).value(); }
@@ -99,7 +125,8 @@ Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
   const auto can_resize = [&](std::size_t g) {
     return cache.groups[g].allocator.can_resize(rank, sizes[g]);
   };
-  cache.take_from_loads(can_resize);
+  cache.side_moves.settle();
+  cache.take_back_pages(can_resize);
   for (std::size_t g = 0; g < sizes.size(); ++g)
     if (const Result<Done> can = can_resize(g); !can) return can.reason();
   if (pages > size.now) cache.make_room(rank, pages);

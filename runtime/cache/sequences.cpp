@@ -41,7 +41,7 @@ Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
   const auto can_reserve = [&](std::size_t g) {
     return state().groups[g].allocator.can_reserve(sequence, tokens);
   };
-  state().take_from_loads(can_reserve);
+  state().take_back_pages(can_reserve);
   const Result<Done> can = can_each(state().groups, can_reserve);
   if (!can) return can;
   for (CacheGroup& group : state().groups) group.allocator.reserve(sequence, tokens);
@@ -71,7 +71,7 @@ Result<Done> KvCache::State::try_make_writable(SequenceId sequence, std::int64_t
   const auto can_make = [&](std::size_t g) {
     return groups[g].allocator.can_make_writable(sequence, begin, end);
   };
-  take_from_loads(can_make);
+  take_back_pages(can_make);
   const Result<Done> can = can_each(groups, can_make);
   if (!can) return can;
   std::vector<std::vector<PageCopy>> copies;

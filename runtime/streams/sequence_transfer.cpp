@@ -179,7 +179,7 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
   try {
     check_fits(header, header_of(parts, sequence), cache.groups);
     const AppendRequest all{sequence, header.tokens};
-    cache.take_from_loads([&](std::size_t g) {
+    cache.take_back_pages([&](std::size_t g) {
       return cache.groups[g].allocator.can_append({&all, 1});
     });
     for (CacheGroup& group : cache.groups) group.allocator.append(sequence, header.tokens);

@@ -43,7 +43,7 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
   history.compare(mesh.world(), hashes, [this] { check_replicas(); });
   requests.clear();
   for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
-  take_from_loads([this](std::size_t g) { return groups[g].allocator.can_append(requests); });
+  take_back_pages([this](std::size_t g) { return groups[g].allocator.can_append(requests); });
   // A single group refuses when it appends.
   for (std::size_t g = 0; groups.size() > 1 && g < groups.size(); ++g) {
     if (Result<Done> can = groups[g].allocator.can_append(requests); !can) return can;

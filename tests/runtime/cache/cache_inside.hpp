@@ -1,6 +1,8 @@
 // The state behind a KvCache, for tests that let its parts fail.
 #pragma once
 
+#include <functional>
+
 #include "runtime/cache/cache_state.hpp"
 
 namespace kvmesh::test {
@@ -12,6 +14,12 @@ struct Opened {
   friend auto& inside(KvCache& cache) { return *(cache.*Member); }
 };
 template struct Opened<&KvCache::state_>;
+
+/// As CacheTiers takes it.
+template <class State>
+std::function<void(kvmesh::Stream)> after_late_moves(State& state) {
+  return [&state](kvmesh::Stream stream) { state.order_after_late_moves(stream); };
+}
 
 /// Does what the backend does that it replaces.
 class OtherBackend : public Backend {

@@ -84,7 +84,7 @@ class HeldCache {
     auto& state = inside(*cache_);
     state.tiers.reset();
     state.tiers = std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools,
-                                               state.staging, std::make_unique<HeldCalls>(disk));
+                                               after_late_moves(state), std::make_unique<HeldCalls>(disk));
   }
   ~HeldCache() { disk.hold(false); }
   HeldCache(const HeldCache&) = delete;

@@ -65,7 +65,7 @@ class Matching {
     state.tiers.reset();
     state.tiers =
         std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools,
-                                     state.staging, std::make_unique<SlowStores>(write_ms));
+                                     after_late_moves(state), std::make_unique<SlowStores>(write_ms));
     key_ = publish(kTokens, 2);
     cache_.flush_tiers();
     on_any_rank(false);  // all have written their files

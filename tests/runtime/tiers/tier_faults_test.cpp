@@ -53,7 +53,7 @@ TEST(TierFaults, FilesThatFailOnOneRankAreMissesOnAll) {
                    Serving serving(mesh, options, seed());
                    auto& state = inside(serving.cache());
                    state.tiers = std::make_unique<CacheTiers>(
-                       state.mesh, state.options, state.groups, state.pools, state.staging,
+                       state.mesh, state.options, state.groups, state.pools, after_late_moves(state),
                        std::make_unique<FaultyCalls>(seed() + mesh.rank().value * 77u));
                    serving.run(800);
                    const TierStatistics tiers = serving.cache().tier_statistics();
@@ -93,7 +93,7 @@ TEST(SlowDisk, IsAMissAndEndsAFlushAtTheDeadline) {
   state.tiers.reset();
   state.options.tiers.host_bytes = 0;
   state.tiers = std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools,
-                                             state.staging, std::move(calls));
+                                             after_late_moves(state), std::move(calls));
   const SequenceId sequence = cache.create();
   fill(cache, sequence, 12);
   PrefixKey key = cache.make_prefix_key();
@@ -154,7 +154,7 @@ TEST(CacheTiers, RefuseAllAfterACopyHasFailed) {
     group.backend = std::make_unique<FaultyCopies>(std::move(group.backend), fails);
     state.tiers.reset();
     state.tiers = std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools,
-                                               state.staging);
+                                               after_late_moves(state));
     const SequenceId sequence = cache.create();
     fill(cache, sequence, 12);
     PrefixKey key = cache.make_prefix_key();
