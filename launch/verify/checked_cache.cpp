@@ -35,7 +35,8 @@ void poison_free_pages(KvCache& cache) {
     const PageAllocator& allocator = cache.allocator(cache.group_of(layer));
     const std::int64_t pages = cache.planes(layer)[0].shape[0];
     for (std::int32_t page = 0; page < pages; ++page) {
-      if (allocator.reference_count({cache.mesh().page_rank(), page}) > 0) continue;
+      const PageId id{cache.mesh().page_rank(), page};
+      if (allocator.reference_count(id) > 0 || allocator.is_moving(id)) continue;
       for (const TensorView& plane : cache.planes(layer)) poison_page(plane, page);
     }
   }
@@ -105,6 +106,12 @@ std::int64_t CheckedCache::rebalance(std::int64_t limit) {
   const std::int64_t moved = cache_.rebalance(limit);
   poison_free_pages(cache_);
   return moved;
+}
+
+MoveProgress CheckedCache::rebalance_now(const RebalanceOptions& options) {
+  const MoveProgress progress = cache_.rebalance_now(options, Stream());
+  poison_free_pages(cache_);
+  return progress;
 }
 
 std::int64_t CheckedCache::resize(PageRank rank, std::int64_t pages) {

@@ -59,8 +59,9 @@ class CheckedCache {
   SequenceId fork(SequenceId sequence);
   bool try_reserve(SequenceId sequence, std::int64_t tokens);
   void truncate(SequenceId sequence, std::int64_t length);
-  /// KvCache's, on the distributed cache alone. Return the pages that have moved.
+  /// KvCache's, on the distributed cache alone.
   std::int64_t rebalance(std::int64_t limit = 1 << 20);
+  MoveProgress rebalance_now(const RebalanceOptions& options);
   std::int64_t resize(PageRank rank, std::int64_t pages);
   void compact(const std::vector<KeptTokens>& batch);
   /// False, with nothing changed, if the pools are too full for the copies that it makes.

@@ -131,6 +131,17 @@ kvmesh_status_t kvmesh_cache_rebalance(kvmesh_cache_t* cache, int64_t limit, int
   });
 }
 
+kvmesh_status_t kvmesh_cache_rebalance_now(kvmesh_cache_t* cache, int64_t limit, int32_t leaving,
+                                           void* stream, int64_t* moved, int64_t* moving) {
+  return guarded([&] {
+    const MoveProgress progress =
+        checked(cache, "cache")
+            .cache.rebalance_now({.limit = limit, .leaving = PageRank{leaving}}, Stream{stream});
+    if (moved != nullptr) *moved = progress.moved;
+    if (moving != nullptr) *moving = progress.moving;
+  });
+}
+
 kvmesh_status_t kvmesh_cache_resize(kvmesh_cache_t* cache, int32_t kv_rank, int64_t pages,
                                     int64_t* moved) {
   return guarded([&] {

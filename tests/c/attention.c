@@ -89,6 +89,15 @@ static void check_movement(kvmesh_mesh_t* mesh, kvmesh_cache_t* cache) {
   int64_t moved = -1, pages = -1;
   kvmesh_mesh_info_t info = KVMESH_INIT(info);
   CHECK_OK(kvmesh_mesh_get_info(mesh, &info));
+  int64_t moving = 0;
+  CHECK_OK(kvmesh_cache_rebalance_now(cache, 1, -1, NULL, &moved, &moving));
+  CHECK(moved == 0);
+  CHECK(moving == 0 || moving == 1);
+  while (moving > 0) CHECK_OK(kvmesh_cache_rebalance_now(cache, 0, -1, NULL, NULL, &moving));
+  CHECK_OK(kvmesh_cache_rebalance_now(cache, 0, -1, NULL, NULL, NULL));
+  CHECK(kvmesh_cache_rebalance_now(cache, -1, -1, NULL, NULL, NULL) == KVMESH_INVALID_ARGUMENT);
+  CHECK(kvmesh_cache_rebalance_now(cache, 0, info.ranks, NULL, NULL, NULL) ==
+        KVMESH_INVALID_ARGUMENT);
   CHECK_OK(kvmesh_cache_rebalance(cache, 100, &moved));
   CHECK(moved >= 0);
   moved = 0;

@@ -238,6 +238,33 @@ def test_pages_move_between_ranks_while_decoding_goes_on():
     on_ranks(2, body)
 
 
+def test_pages_move_beside_steps():
+    q, k, v = tensors(60)
+    expected, _ = reference(q, k, v)
+
+    def body(mesh):
+        cache = make_cache(mesh, placement="packed")
+        sequence = cache.create()
+        moved = moving = 0
+        for at in range(0, 60, 3):
+            now, moving = cache.rebalance_now(2, leaving=0 if at > 30 else None, after=0)
+            moved += now
+            step = slice(at, at + 3)
+            out = cache.plan([(sequence, 3)]).run(0, q[step], k[step], v[step])
+            np.testing.assert_allclose(out, expected[step], atol=1e-5)
+        while moving > 0:
+            now, moving = cache.rebalance_now()
+            moved += now
+        assert moved > 0
+        with pytest.raises(kvmesh.InvalidArgument):
+            cache.rebalance_now(-1)
+        with pytest.raises(kvmesh.InvalidArgument):
+            cache.rebalance_now(leaving=2)
+        cache.check_replicas()
+
+    on_ranks(2, body)
+
+
 def test_groups_of_layers_have_shapes_and_windows_of_their_own():
     tokens, window = 21, 6
     rng = np.random.default_rng(3)

@@ -131,6 +131,14 @@ KVMESH_API void kvmesh_cache_destroy(kvmesh_cache_t* cache);
  * over all ranks. */
 KVMESH_API kvmesh_status_t kvmesh_cache_rebalance(kvmesh_cache_t* cache, int64_t limit,
                                                   int64_t* moved);
+/* Moves pages while steps go on; call it between any two of them. At most `limit` pages are on
+ * their way at once; `leaving` is a kv rank that is to be drained, or -1. On a GPU the copies run
+ * after the work on `stream`, which is that of kvmesh_plan_replan. `moved` gets the pages that have
+ * moved since the last call, `moving` those on their way; either may be NULL. See
+ * KvCache::rebalance_now. Collective over all ranks. */
+KVMESH_API kvmesh_status_t kvmesh_cache_rebalance_now(kvmesh_cache_t* cache, int64_t limit,
+                                                      int32_t leaving, void* stream, int64_t* moved,
+                                                      int64_t* moving);
 KVMESH_API kvmesh_status_t kvmesh_cache_resize(kvmesh_cache_t* cache, int32_t kv_rank,
                                                int64_t pages, int64_t* moved);
 KVMESH_API kvmesh_status_t kvmesh_cache_drain(kvmesh_cache_t* cache, int32_t kv_rank,

@@ -16,6 +16,17 @@ std::int64_t moved(PyCache& self, const Move& move) {
   return move(*cache);
 }
 
+std::pair<std::int64_t, std::int64_t> rebalance_now(PyCache& self, std::int64_t limit,
+                                                    std::optional<int> leaving, nb::handle after) {
+  const auto cache = self.use();
+  std::optional<Stream> stream;
+  if (!after.is_none()) stream = stream_of(after, cache->mesh().device());
+  const nb::gil_scoped_release release;
+  const MoveProgress progress =
+      cache->rebalance_now({.limit = limit, .leaving = PageRank{leaving.value_or(-1)}}, stream);
+  return {progress.moved, progress.moving};
+}
+
 void bind_page_tables(nb::class_<PyCache>& type) {
   type.def(
           "create", [](PyCache& self) { return self.get().create().value; },
@@ -71,6 +82,14 @@ void bind_movement(nb::class_<PyCache>& type) {
           nb::arg("limit"),
           "Moves at most this many pages from fuller ranks to emptier ones, between two steps. "
           "Returns how many. Collective.")
+      .def(
+          "rebalance_now", rebalance_now, nb::arg("limit") = 0, nb::kw_only(),
+          nb::arg("leaving") = nb::none(), nb::arg("after") = nb::none(),
+          "Moves pages while steps go on; call it between any two of them. At most `limit` pages "
+          "are on their way at once; `leaving` is a kv rank that is to be drained. On a GPU the "
+          "copies run after the work on the stream `after`, which is that of the steps. Returns "
+          "(moved, moving): the pages that have moved since the last call, and those on their way. "
+          "Collective.")
       .def(
           "resize",
           [](PyCache& self, int kv_rank, std::int64_t pages) {

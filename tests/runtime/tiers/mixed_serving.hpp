@@ -54,7 +54,7 @@ class Serving {
   }
 
   KvCache& cache() { return cache_; }
-  std::int64_t hits = 0, loads = 0, moved = 0;
+  std::int64_t hits = 0, loads = 0, moved = 0, moved_beside = 0;
 
  private:
   Request& any() {
@@ -76,11 +76,13 @@ class Serving {
       truncate(any());
     } else if (kind < 800) {
       make_writable(any());
-    } else if (kind < 830) {
+    } else if (kind < 815) {
       moved += cache_.rebalance(draw(random_, 0, 6));
-    } else if (kind < 870) {
+    } else if (kind < 855) {
       resize();
-    } else if (kind < 873) {
+    } else if (kind < 905) {
+      rebalance_now();
+    } else if (kind < 908) {
       cache_.flush_tiers();
     } else {
       leave(static_cast<std::size_t>(draw(random_, 0, std::ssize(requests_) - 1)));
@@ -165,6 +167,15 @@ class Serving {
     const std::int64_t begin = draw(random_, 0, cache_.length(request.id));
     static_cast<void>(cache_.try_make_writable(request.id, begin,
                                                draw(random_, begin, cache_.length(request.id))));
+  }
+
+  void rebalance_now() {
+    const int ranks = cache_.mesh().kv_parallel();
+    const MoveProgress now = cache_.rebalance_now(
+        {.limit = draw(random_, 0, 6),
+         .leaving = PageRank{static_cast<std::int32_t>(draw(random_, -3, ranks - 1))}});
+    moved_beside += now.moved;
+    digests_ = digests_ * 31 + static_cast<std::uint64_t>(now.moved * 8 + now.moving);
   }
 
   void resize() {

@@ -36,6 +36,7 @@ TEST(MixedProperties, EveryTokenIsWhereItsTableSays) {
                      EXPECT_GT(serving.cache().tier_statistics().pages_back, 10);
                      if (it.ranks > 1) {
                        EXPECT_GT(serving.moved, 20);
+                       EXPECT_GT(serving.moved_beside, 20);
                      }
                      serving.cache().check_replicas();
                    },

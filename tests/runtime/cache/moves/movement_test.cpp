@@ -80,6 +80,8 @@ TEST(Movement, RefusesRanksAndSizesThatDoNotExist) {
     KvCache cache(mesh, small_cache_options());
     using test::expect_refused;
     expect_refused<InvalidArgument>(cache, [&] { cache.rebalance(-1); });
+    expect_refused<InvalidArgument>(cache, [&] { cache.rebalance_now({.limit = -1}); });
+    expect_refused<InvalidArgument>(cache, [&] { cache.rebalance_now({.leaving = PageRank{2}}); });
     expect_refused<InvalidArgument>(cache, [&] { cache.drain(PageRank{2}); });
     expect_refused<InvalidArgument>(cache, [&] { cache.drain(PageRank{-1}); });
     for (const int rank :
