@@ -68,16 +68,18 @@ std::span<const PageId> PageAllocator::State::unwritten_pages(const Sequence& se
 }
 
 /// A short sequence that moves leaves the page behind that it writes. That page follows when it is
-/// full, so it counts as if it were at home, and no other page moves in its stead.
+/// full, so it counts as if it were at home, and no other page moves in its stead. A page that
+/// forks share may have several homes.
 void PageAllocator::State::count_at_home(const Sequence& sequence, Surplus& surplus) const {
   const SequencePlacement& placement = sequence.placement;
   if (options_.placement != Placement::kBalanced || placement.pages_on || sequence.is_match ||
-      placement.anchor == SequencePlacement::kNone)
+      placement.anchor == SequencePlacement::kNone || placement.anchor == pools_.leaving().value)
     return;
   const auto full = static_cast<std::size_t>(sequence.length / options_.page_size);
   const auto first = std::max(full, static_cast<std::size_t>(placement.released));
   for (std::size_t logical = first; logical < sequence.pages.size(); ++logical)
-    surplus.moved(sequence.pages[logical].rank(), PageRank{placement.anchor});
+    if (!pools_.shared(sequence.pages[logical]))
+      surplus.moved(sequence.pages[logical].rank(), PageRank{placement.anchor});
 }
 
 /// Orders moves of a short sequence's pages to its home, where that lacks pages. Returns how many.

@@ -91,7 +91,12 @@ void SideMoves::advance() {
 
 void SideMoves::begin_copies() {
   phase_ = Phase::kCopying;
-  attempt_.together([&] { copies_.exchange("move pages beside steps"); });
+  try {
+    copies_.exchange("move pages beside steps");
+  } catch (...) {
+    attempt_.always([] { throw; });  // no later call must take these pages for copied
+    throw;
+  }
   attempt_([&] { static_cast<void>(copies_.advance()); });
 }
 

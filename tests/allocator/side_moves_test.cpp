@@ -17,12 +17,6 @@ AllocatorOptions two_ranks(Placement placement = Placement::kPacked) {
   return {.ranks = 2, .pages_per_rank = 16, .page_size = kTokens, .placement = placement};
 }
 
-AllocatorOptions with_cache() {
-  AllocatorOptions options = two_ranks();
-  options.prefix.enabled = true;
-  return options;
-}
-
 /// Two ranks, of which the first holds one sequence of 10 tokens: two full pages, of which one is
 /// too many, and one that steps write.
 class SideMoves : public testing::Test {
@@ -210,6 +204,23 @@ TEST(SideMovesOfPages, TheLastPageOfAShortSequenceFollowsIt) {
   EXPECT_TRUE(pages.start_rebalance_now(kAll).empty());
 }
 
+/// Beams share the page that the first of them writes, and it is at home for none of them.
+TEST(SideMovesOfPages, ALastPageThatForksShareMovesNothingInItsStead) {
+  AllocatorOptions options = two_ranks(Placement::kBalanced);
+  options.pool_pages = {16, 0};
+  PageAllocator pages(options);
+  const SequenceId beam = pages.create(), other = pages.create();
+  pages.append(beam, 9);
+  pages.append(other, 9);
+  ASSERT_TRUE(pages.start_resize(PageRank{1}, 16).empty());
+  pages.finish_moves();
+  ASSERT_EQ(pages.start_rebalance_now(kAll).size(), 2u);
+  ASSERT_EQ(pages.finish_moves(), 2);
+  for (int i = 0; i < 6; ++i) pages.fork(beam);
+  for (int i = 0; i < 6; ++i) pages.fork(other);
+  EXPECT_LE(pages.start_rebalance_now(kAll).size(), 1u);
+}
+
 TEST(SideMovesOfPages, EmptyARankThatIsLeaving) {
   for (const Placement placement :
        {Placement::kBalanced, Placement::kStriped, Placement::kPacked}) {
@@ -245,147 +256,6 @@ TEST(SideMovesOfPages, ALeavingRankProvidesTheLastPages) {
   EXPECT_EQ(pages.free_pages(PageRank{0}), 12);
   EXPECT_TRUE(pages.start_rebalance_now({.limit = 9, .leaving = PageRank{0}}).empty())
       << "there is no room";
-}
-
-/// A sequence of 8 pages on rank 0 that are published.
-class PublishedSideMoves : public testing::Test {
- protected:
-  void SetUp() override {
-    std::vector<std::int32_t> tokens(8 * kTokens, 3);
-    key_.append(tokens);
-    sequence_ = pages_.create();
-    pages_.append(sequence_, 8 * kTokens);
-    pages_.publish(sequence_, key_);
-  }
-  void TearDown() override { pages_.verify_integrity(); }
-
-  void start(const RebalanceOptions& options, std::size_t moves) {
-    copies_ = pages_.start_rebalance_now(options);
-    ASSERT_EQ(copies_.size(), moves);
-  }
-  std::int64_t cached() { return pages_.cached_tokens(key_) / kTokens; }
-  /// All pages of the key are found, and those that moved at their new places.
-  void expect_at_destinations() {
-    EXPECT_EQ(cached(), 8);
-    for (const PageCopy& move : copies_)
-      EXPECT_EQ(std::ranges::count_if(key_.hashes(),
-                                      [&](const PageHash& hash) {
-                                        return pages_.published_page(hash) == move.destination;
-                                      }),
-                1);
-  }
-
-  PageAllocator pages_{with_cache()};
-  PrefixKey key_{pages_.prefix_rules()};
-  SequenceId sequence_;
-  std::vector<PageCopy> copies_;
-};
-
-TEST_F(PublishedSideMoves, HashesFollow) {
-  start(kAll, 4);
-  EXPECT_EQ(pages_.finish_moves(), 4);
-  expect_at_destinations();
-  pages_.erase(sequence_);
-  EXPECT_EQ(cached(), 8);
-  EXPECT_EQ(pages_.cached_pages(PageRank{1}), 4);
-}
-
-TEST_F(PublishedSideMoves, PagesThatAreCachedMeanwhileMoveToo) {
-  start(kAll, 4);
-  pages_.erase(sequence_);
-  pages_.verify_integrity();
-  EXPECT_EQ(pages_.cached_pages(), 4) << "those that do not move";
-  EXPECT_EQ(pages_.free_pages(), 32 - 8);
-  EXPECT_EQ(cached(), 8);
-  EXPECT_EQ(pages_.finish_moves(), 4);
-  expect_at_destinations();
-  EXPECT_EQ(pages_.cached_pages(), 8);
-  EXPECT_EQ(pages_.free_pages(), 32);
-}
-
-TEST_F(PublishedSideMoves, MatchesOfMovingPagesMoveWithThem) {
-  start(kAll, 4);
-  pages_.erase(sequence_);
-  const PrefixMatch match = pages_.match_prefix(key_);
-  EXPECT_EQ(match.tokens, 8 * kTokens);
-  EXPECT_EQ(pages_.finish_moves(), 4);
-  for (const PageCopy& move : copies_) {
-    EXPECT_EQ(std::ranges::count(pages_.pages(match.pin), move.destination), 1);
-    EXPECT_EQ(pages_.reference_count(move.source), 0);
-  }
-  pages_.release(match);
-  expect_at_destinations();
-}
-
-TEST_F(PublishedSideMoves, PagesThatAreEvictedMeanwhileAreFreeAfterTheEnd) {
-  start(kAll, 4);
-  pages_.erase(sequence_);
-  const SequenceId other = pages_.create();
-  pages_.reserve(other, 24 * kTokens);
-  EXPECT_EQ(pages_.free_pages(), 0);
-  for (const PageCopy& move : copies_) {
-    EXPECT_EQ(std::ranges::count(pages_.pages(other), move.source), 0);
-    EXPECT_TRUE(pages_.is_moving(move.source));
-  }
-  pages_.verify_integrity();
-  const std::int64_t left = cached();
-  EXPECT_LE(left, 4);
-  EXPECT_EQ(pages_.finish_moves(), left) << "what is not evicted";
-  EXPECT_EQ(pages_.free_pages(), 8);
-  EXPECT_EQ(cached(), left);
-}
-
-TEST_F(PublishedSideMoves, PagesArePublishedWhileTheyMove) {
-  PageAllocator pages(with_cache());
-  const SequenceId sequence = pages.create();
-  pages.append(sequence, 8 * kTokens);
-  const std::vector<PageCopy> copies = pages.start_rebalance_now(kAll);
-  ASSERT_EQ(copies.size(), 4u);
-  pages.publish(sequence, key_);
-  EXPECT_EQ(pages.cached_tokens(key_), 8 * kTokens);
-  EXPECT_EQ(pages.finish_moves(), 4);
-  pages.erase(sequence);
-  EXPECT_EQ(pages.cached_tokens(key_), 8 * kTokens);
-  EXPECT_EQ(pages.cached_pages(PageRank{1}), 4);
-  pages.verify_integrity();
-}
-
-TEST_F(PublishedSideMoves, ASecondCopyOfAPublishedPageIsGivenUpWhileItMoves) {
-  const SequenceId twin = pages_.create();
-  pages_.append(twin, 8 * kTokens);
-  start(kAll, 8);
-  pages_.publish(twin, key_);
-  EXPECT_TRUE(std::ranges::equal(pages_.pages(twin), pages_.pages(sequence_)));
-  pages_.verify_integrity();
-  const std::int64_t moved = pages_.finish_moves();
-  EXPECT_LE(moved, 8);
-  EXPECT_TRUE(std::ranges::equal(pages_.pages(twin), pages_.pages(sequence_)));
-  EXPECT_EQ(pages_.free_pages(), 24);
-}
-
-TEST_F(PublishedSideMoves, CachedPagesLeaveWithTheirRank) {
-  pages_.erase(sequence_);
-  start({.limit = 3, .leaving = PageRank{0}}, 3);
-  EXPECT_EQ(pages_.cached_pages(), 5);
-  EXPECT_EQ(pages_.finish_moves(), 3);
-  expect_at_destinations();
-  start({.limit = 100, .leaving = PageRank{0}}, 5);
-  EXPECT_EQ(pages_.finish_moves(), 5);
-  EXPECT_EQ(cached(), 8);
-  EXPECT_EQ(pages_.cached_pages(PageRank{0}), 0);
-  EXPECT_TRUE(pages_.start_resize(PageRank{0}, 0).empty());
-  pages_.finish_moves();
-  EXPECT_EQ(cached(), 8);
-}
-
-TEST_F(PublishedSideMoves, GivenUpTheyLeaveHashesWhereTheyWere) {
-  start(kAll, 4);
-  pages_.erase(sequence_);
-  pages_.give_up_moves();
-  pages_.cancel_moves();
-  EXPECT_EQ(cached(), 8);
-  EXPECT_EQ(pages_.cached_pages(PageRank{0}), 8);
-  EXPECT_EQ(pages_.free_pages(), 32);
 }
 
 }  // namespace
