@@ -130,8 +130,8 @@ class KvCache {
   ///     ...
   ///   }
   ///
-  /// Every sequence keeps its tokens, and in a reproducible cache its bits. Pages move that are full
-  /// of tokens; what steps write to, states, and pages of matches stay (see
+  /// Every sequence keeps its tokens, and in a reproducible cache its bits. Pages move that are
+  /// full of tokens; what steps write to, states, and pages of matches stay (see
   /// PageAllocator::start_rebalance_now). With a rank that is `leaving`, which a later drain then
   /// finds nearly empty, its cached pages move, too, and new pages are on other ranks while these
   /// have some.
@@ -139,19 +139,20 @@ class KvCache {
   /// Pages that are being moved are not written in place: to write to positions before the end of a
   /// sequence, call make_writable after this. Plans of sequences whose pages a call begins to move,
   /// or has moved, are stale. A page that is freed or evicted while it is copied can be used again
-  /// when the moves have ended, and is free from then on. Moves are given up, and started again by a
-  /// later call, where an operation needs the pages that they copy to (it finds them although
+  /// when the moves have ended, and is free from then on. Moves are given up, and started again by
+  /// a later call, where an operation needs the pages that they copy to (it finds them although
   /// allocator().free_pages() does not count them). rebalance, resize, drain and add_rank complete
   /// the moves that are under way, and then do what they do.
   ///
   /// On a GPU the copies run on a stream of their own, after the work on `after`, which must come
   /// after all work that uses the cache's pages: that is the stream of `replan`. Without it a call
-  /// that starts moves waits for all work of the device. REQUIRES: plans that append tokens have
+  /// that starts moves waits for all work of the device. The first moves, and larger ones than any
+  /// before, allocate buffers, for which a driver may wait. REQUIRES: plans that append tokens have
   /// run in all layers, or, on a GPU, are on `after`.
   ///
-  /// Returns the same on all ranks. @throws InvalidArgument; the error of this rank's copy, Error if
-  /// another rank's failed: the moves are given up then, and no page has moved. Collective over the
-  /// world; it waits for the other ranks' calls if pages move.
+  /// Returns the same on all ranks. @throws InvalidArgument; the error of this rank's copy, Error
+  /// if another rank's failed: the moves are given up then, and no page has moved. Collective over
+  /// the world; it waits for the other ranks' calls if pages move.
   MoveProgress rebalance_now(const RebalanceOptions& options = {},
                              std::optional<Stream> after = {});
   /// Gives the pools of a page rank `pages` pages, counted as CacheOptions::pages_per_rank, up to

@@ -1,6 +1,6 @@
 #include "runtime/cache/moves/side_copies.hpp"
 
-#include <algorithm>
+#include <bit>
 #include <ranges>
 #include <utility>
 
@@ -49,7 +49,7 @@ void SideCopies::allocate(std::deque<PageParcels>& groups, Parcels& (PageParcels
   for (PageParcels& group : groups)
     for (const Parcel& parcel : std::views::values((group.*parcels)()))
       bytes += parcel.packed_bytes;
-  if (bytes > memory.size_bytes()) memory = HostMemory(device, bytes);
+  if (bytes > memory.size_bytes()) memory = HostMemory(device, std::bit_ceil(bytes));
   std::byte* next = memory.data();
   for (PageParcels& group : groups)
     for (Parcel& parcel : std::views::values((group.*parcels)()))

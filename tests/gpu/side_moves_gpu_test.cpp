@@ -1,0 +1,78 @@
+// Pages that move beside the steps of a GPU: their copies wait for the stream of the steps, and the
+// host for neither.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "tests/contracts/on_each_placement.hpp"
+#include "tests/gpu/held_stream.hpp"
+#include "tests/support/ranks.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+constexpr std::int64_t kMoves = 4;
+
+/// Calls until nothing moves. Returns how many pages have moved.
+std::int64_t end_moves(CheckedCache& cache) {
+  for (std::int64_t moved = 0;;) {
+    const MoveProgress now = cache.rebalance_now({});
+    moved += now.moved;
+    if (now.moving == 0) return moved;
+    std::this_thread::yield();
+  }
+}
+
+TEST(SideMovesOnGpus, WaitForTheStreamOfTheSteps) {
+  MpiRanks::run([](Communicator& comm) {
+    const std::uint64_t seed = agreed_seed(comm);
+    SCOPED_TRACE(seed_trace(seed));
+    Mesh mesh(comm, {.threads = 1, .device = DeviceChoice::kCuda});
+    if (mesh.kv_parallel() == 1) GTEST_SKIP() << "one rank has nowhere to move to";
+    CacheOptions options = small_cache(kSmallShape);
+    options.placement = Placement::kPacked;
+    CheckedCache cache(mesh, options, seed);
+    const std::vector<SequenceId> sequences{prompt(cache, 130), prompt(cache, 61)};
+    cache.rebalance_now({.limit = kMoves});  // makes streams and buffers
+    EXPECT_EQ(end_moves(cache), kMoves);
+    {
+      HeldStream held;
+      for (int call = 0; call < 5; ++call) {
+        const MoveProgress now = cache.cache().rebalance_now({.limit = kMoves}, held.view());
+        EXPECT_EQ(now.moved, 0) << "before the work on the stream is done";
+        EXPECT_EQ(now.moving, kMoves);
+      }
+    }
+    EXPECT_EQ(end_moves(cache), kMoves);
+    EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), {}));
+    expect_good(cache);
+  });
+}
+
+/// An operation that needs the pages takes them, while the copies to them wait for the stream.
+TEST(SideMovesOnGpus, AreGivenUpWhileTheStreamIsHeld) {
+  MpiRanks::run([](Communicator& comm) {
+    const std::uint64_t seed = agreed_seed(comm);
+    SCOPED_TRACE(seed_trace(seed));
+    Mesh mesh(comm, {.threads = 1, .device = DeviceChoice::kCuda});
+    if (mesh.kv_parallel() == 1) GTEST_SKIP() << "one rank has nowhere to move to";
+    CacheOptions options = small_cache(kSmallShape);
+    options.placement = Placement::kPacked;
+    CheckedCache cache(mesh, options, seed);
+    const std::vector<SequenceId> sequences{prompt(cache, 130), cache.create()};
+    cache.rebalance_now({.limit = kMoves});
+    end_moves(cache);
+    {
+      HeldStream held;
+      EXPECT_EQ(cache.cache().rebalance_now({.limit = kMoves}, held.view()).moving, kMoves);
+      const std::int64_t free = cache.allocator().free_pages();
+      EXPECT_TRUE(cache.try_reserve(sequences[1], (free + kMoves) * options.page_size));
+    }
+    EXPECT_EQ(end_moves(cache), 0);
+    EXPECT_TRUE(cache.step(batch_of(sequences, 5, 2), {}));
+    expect_good(cache);
+  });
+}
+
+}  // namespace
+}  // namespace kvmesh::test
