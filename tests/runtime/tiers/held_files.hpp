@@ -83,8 +83,9 @@ class HeldCache {
     cache_.emplace(mesh, options);
     auto& state = inside(*cache_);
     state.tiers.reset();
-    state.tiers = std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools,
-                                               after_late_moves(state), std::make_unique<HeldCalls>(disk));
+    state.tiers =
+        std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools,
+                                     after_late_moves(state), std::make_unique<HeldCalls>(disk));
   }
   ~HeldCache() { disk.hold(false); }
   HeldCache(const HeldCache&) = delete;

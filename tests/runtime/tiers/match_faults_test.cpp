@@ -63,9 +63,9 @@ class Matching {
       group.backend = std::make_unique<FaultyCopies>(
           std::make_unique<FaultyBackend>(std::move(group.backend), faults_), copies_fail);
     state.tiers.reset();
-    state.tiers =
-        std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools,
-                                     after_late_moves(state), std::make_unique<SlowStores>(write_ms));
+    state.tiers = std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools,
+                                               after_late_moves(state),
+                                               std::make_unique<SlowStores>(write_ms));
     key_ = publish(kTokens, 2);
     cache_.flush_tiers();
     on_any_rank(false);  // all have written their files

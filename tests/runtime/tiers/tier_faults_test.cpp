@@ -53,7 +53,8 @@ TEST(TierFaults, FilesThatFailOnOneRankAreMissesOnAll) {
                    Serving serving(mesh, options, seed());
                    auto& state = inside(serving.cache());
                    state.tiers = std::make_unique<CacheTiers>(
-                       state.mesh, state.options, state.groups, state.pools, after_late_moves(state),
+                       state.mesh, state.options, state.groups, state.pools,
+                       after_late_moves(state),
                        std::make_unique<FaultyCalls>(seed() + mesh.rank().value * 77u));
                    serving.run(800);
                    const TierStatistics tiers = serving.cache().tier_statistics();
