@@ -17,8 +17,10 @@ using MakeBackend = std::function<std::unique_ptr<Backend>(std::unique_ptr<Backe
 class MovingCache {
  public:
   /// `make` wraps the groups' backends.
-  MovingCache(Communicator& comm, const MakeBackend& make, CacheOptions with = options())
-      : mesh_(comm, {.threads = 1, .device = DeviceChoice::kCpu}), cache_(mesh_, with) {
+  MovingCache(Communicator& comm, const MakeBackend& make, CacheOptions with = options(),
+              int head_parallel = 1)
+      : mesh_(comm, {.head_parallel = head_parallel, .threads = 1, .device = DeviceChoice::kCpu}),
+        cache_(mesh_, with) {
     for (CacheGroup& group : inside(cache_).groups) group.backend = make(std::move(group.backend));
     sequences_ = {cache_.create(), cache_.create()};
     write(sequences_[0], 22, 1);
@@ -48,15 +50,16 @@ class MovingCache {
   /// Tokens whose keys and values are `value` and their position.
   void write(SequenceId sequence, std::int64_t tokens, float value) {
     const CacheOptions& o = cache_.options();
+    const int heads = o.kv_heads / mesh_.head_parallel();
     const std::int64_t first = cache_.length(sequence);
     StepPlan plan = cache_.plan({{sequence, tokens, 0}});
     std::vector<float> numbers;
     for (std::int64_t t = first; t < first + tokens; ++t)
-      numbers.insert(numbers.end(), static_cast<std::size_t>(o.kv_heads * o.k_dim),
+      numbers.insert(numbers.end(), static_cast<std::size_t>(heads * o.k_dim),
                      value + static_cast<float>(t) * 0.125f);
     for (int layer = 0; layer < o.layers; ++layer)
-      plan.append(layer, tensor(numbers.data(), {tokens, o.kv_heads, o.k_dim}),
-                  tensor(numbers.data(), {tokens, o.kv_heads, o.v_dim}));
+      plan.append(layer, tensor(numbers.data(), {tokens, heads, o.k_dim}),
+                  tensor(numbers.data(), {tokens, heads, o.v_dim}));
   }
 
   std::vector<std::vector<PageId>> all_tables() const {
@@ -70,7 +73,7 @@ class MovingCache {
   }
 
   /// The first key of each token of each sequence in each layer, as the sum over the ranks, of
-  /// which one has it.
+  /// which one for each part of the heads has it.
   std::vector<double> contents() {
     std::vector<double> all;
     for (int layer = 0; layer < cache_.options().layers; ++layer) {

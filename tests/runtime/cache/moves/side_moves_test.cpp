@@ -3,10 +3,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <thread>
 #include <vector>
 
-#include "tests/runtime/cache/moves/moving_cache.hpp"
+#include "tests/runtime/cache/moves/side_moves.hpp"
 #include "tests/runtime/streams/late_backend.hpp"
 
 namespace kvmesh::test {
@@ -27,62 +26,6 @@ class GatedBackend final : public OtherBackend {
  private:
   std::atomic<bool>& is_open_;
 };
-
-/// The first rank has all pages.
-CacheOptions uneven() {
-  CacheOptions options = MovingCache::options();
-  options.placement = Placement::kPacked;
-  return options;
-}
-
-const MakeBackend kAsItIs = [](std::unique_ptr<Backend> real) { return real; };
-
-/// No rank maps another one's pools: pages travel as messages.
-void unmap(MovingCache& moving) {
-  inside(moving.cache()).peers = PeerPools(moving.mesh().kv_comm().size());
-}
-
-/// Calls until nothing moves. Returns how many pages have moved.
-std::int64_t finish(KvCache& cache) {
-  for (std::int64_t moved = 0;;) {
-    const MoveProgress now = cache.rebalance_now();
-    moved += now.moved;
-    if (now.moving == 0) return moved;
-    std::this_thread::yield();
-  }
-}
-
-/// Calls until all has its place. Returns how many pages have moved.
-std::int64_t level(KvCache& cache, const RebalanceOptions& options) {
-  for (std::int64_t moved = 0;;) {
-    const MoveProgress now = cache.rebalance_now(options);
-    moved += now.moved;
-    if (now.moving == 0) return moved;
-    EXPECT_LE(now.moving, options.limit);
-    std::this_thread::yield();
-  }
-}
-
-/// The pages of the first group that are being moved.
-std::int64_t moving_pages(const KvCache& cache) {
-  const PageAllocator& allocator = cache.allocator();
-  std::int64_t count = 0;
-  for (PageRank rank{0}; rank.value < allocator.options().ranks; ++rank.value)
-    for (std::int32_t index = 0; index < allocator.options().pages_per_rank; ++index)
-      count += allocator.is_moving({rank, index}) ? 1 : 0;
-  return count;
-}
-
-/// Runs on 2 to 4 ranks, with and without maps of the others' pools.
-void on_ranks(const std::function<void(Communicator&, bool maps)>& body) {
-  for (const bool maps : {true, false}) {
-    SCOPED_TRACE(maps ? "maps" : "messages");
-    const auto run = [&](Communicator& comm) { body(comm, maps); };
-    LoopbackRanks<2>::run(run);
-    LoopbackRanks<3>::run(run);
-    LoopbackRanks<4>::run(run);
-  }
-}
 
 TEST(SideMoves, StepsGoOnWhileCopiesAreHeldBack) {
   on_ranks([](Communicator& comm, bool maps) {
@@ -139,6 +82,31 @@ TEST(SideMoves, WhatStepsDoMeanwhileIsKept) {
   });
 }
 
+/// Calls until some rank has begun to copy pages to its own, and lets no copy end.
+void begin_late_copies(MovingCache& moving, LateBackend& late) {
+  for (std::uint8_t some = 0; some == 0;) {
+    moving.cache().rebalance_now({.limit = 4});
+    const bool copies = moving.mesh().rank().value > 0 && late.stream().moves() > 0;
+    const auto all =
+        all_gather_value(moving.mesh().world(), static_cast<std::uint8_t>(copies), "copies");
+    some = std::ranges::max(all);
+  }
+  late.stream().stick(true);
+  EXPECT_EQ(moving.cache().rebalance_now().moving, 4);
+}
+
+/// The keys that MovingCache::write has given the sequence in the first layer.
+void expect_written(MovingCache& moving, SequenceId sequence, float value) {
+  const PageAllocator& allocator = moving.cache().allocator();
+  for (std::int64_t at = 0; at < allocator.length(sequence); ++at) {
+    const PageId page = allocator.pages(sequence)[static_cast<std::size_t>(at / 4)];
+    if (page.rank() != moving.mesh().page_rank()) continue;
+    const TensorView k = moving.cache().planes(0)[0];
+    const std::int64_t place = page.index() * k.stride(0) + at % 4 * k.stride(2);
+    EXPECT_EQ(static_cast<const float*>(k.data)[place], value + static_cast<float>(at) * 0.125f);
+  }
+}
+
 /// Late copies write to pages that others have got meanwhile, before these are written.
 TEST(SideMoves, AnOperationTakesThePagesOfLateCopies) {
   on_ranks([](Communicator& comm, bool maps) {
@@ -146,14 +114,7 @@ TEST(SideMoves, AnOperationTakesThePagesOfLateCopies) {
     if (!maps) unmap(moving);
     KvCache& cache = moving.cache();
     LateBackend& late = make_late(cache, 0);
-    while (!late.has_stream() || !late.stream().is_waiting() || late.stream().moves() < 1) {
-      cache.rebalance_now({.limit = 4});
-      const auto all = all_gather_value(
-          moving.mesh().world(), static_cast<std::uint8_t>(late.stream().moves() > 0), "moves");
-      if (std::ranges::count(all, 1) > 0) break;
-    }
-    late.stream().stick(true);
-    EXPECT_EQ(cache.rebalance_now().moving, 4);
+    begin_late_copies(moving, late);
     const std::int64_t free = cache.allocator().free_pages(), reserved = moving_pages(cache);
     ASSERT_GT(reserved, 0);
     const std::vector<double> before = moving.contents();
@@ -161,19 +122,11 @@ TEST(SideMoves, AnOperationTakesThePagesOfLateCopies) {
     EXPECT_FALSE(cache.try_reserve(all, (free + reserved + 1) * 4).has_value());
     EXPECT_EQ(cache.allocator().free_pages(), free + reserved) << "given up for it";
     moving.write(all, (free + reserved) * 4, 9);
-    EXPECT_EQ(moving.contents(), before);
-    const PageAllocator& allocator = cache.allocator();
-    for (std::int64_t at = 0; at < allocator.length(all); ++at) {
-      const PageId page = allocator.pages(all)[static_cast<std::size_t>(at / 4)];
-      if (page.rank() != moving.mesh().page_rank()) continue;
-      const TensorView k = cache.planes(0)[0];
-      EXPECT_EQ(
-          static_cast<const float*>(k.data)[page.index() * k.stride(0) + at % 4 * k.stride(2)],
-          9 + static_cast<float>(at) * 0.125f);
-    }
-    moving.check();
     late.stream().stick(false);
     EXPECT_EQ(finish(cache), 0);
+    EXPECT_EQ(moving.contents(), before);
+    expect_written(moving, all, 9);
+    moving.check();
     cache.erase(all);
     EXPECT_GT(level(cache, {.limit = 4}), 0);
     EXPECT_EQ(moving.contents(), before);
@@ -345,6 +298,30 @@ TEST(SideMoves, AFailureOfOneRankGivesThemUpOnAll) {
         if (!maps) unmap(moving);
         EXPECT_GT(fail_each_step(moving, faults, failing), 6);
       });
+}
+
+/// Each of the ranks with one part of the heads moves its part of a page; all wait for the last.
+TEST(SideMoves, PartsOfTheHeadsMoveTogether) {
+  for (const bool maps : {true, false})
+    LoopbackRanks<4>::run([&](Communicator& comm) {
+      std::atomic<bool> fails = comm.rank().value == 3;
+      MovingCache moving(
+          comm,
+          [&](std::unique_ptr<Backend> real) {
+            return std::make_unique<FaultyCopies>(std::move(real), fails);
+          },
+          uneven(), 2);
+      if (!maps) unmap(moving);
+      const std::vector<double> expected = moving.contents();
+      const auto before = moving.all_tables();
+      EXPECT_THROW(level(moving.cache(), {.limit = 3}), Error);
+      EXPECT_EQ(moving.all_tables(), before);
+      fails = false;
+      EXPECT_GT(level(moving.cache(), {.limit = 3}), 3);
+      EXPECT_NE(moving.all_tables(), before);
+      EXPECT_EQ(moving.contents(), expected);
+      moving.check();
+    });
 }
 
 TEST(SideMoves, AFailingCopyOnAThreadGivesThemUpOnAll) {
