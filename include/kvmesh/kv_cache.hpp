@@ -195,8 +195,8 @@ class KvCache {
   /// the sequences that it appends to may be written, on a GPU by work on the stream of later
   /// steps; so may those that make_writable was called for. The view is valid until the sequence is
   /// appended to, moved, truncated to 0 or erased. truncate to another length and compact leave a
-  /// state as it is: to take back drafts, keep a fork, or compute the state again. Moves, exports
-  /// and imports take states along.
+  /// state as it is: to take back drafts, keep a fork, or compute the state again. Exports,
+  /// imports, and moves but those of rebalance_now take states along.
   /// @throws UnknownSequence; InvalidArgument if the layer has keys and values.
   TensorView sequence_state(int layer, SequenceId sequence);
 

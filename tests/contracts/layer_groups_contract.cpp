@@ -39,10 +39,11 @@ CacheOptions with_states(const Place& place) {
 }
 
 /// Two prompts in chunks, tokens one by one, a fork, a truncation, a sequence that ends, and pages
-/// that move. Returns the first sequence.
+/// that move, beside the steps and between them. Returns the first sequence.
 SequenceId serve(CheckedCache& cache, const StepOptions& options) {
   const SequenceId first = cache.create(), second = cache.create();
   const auto step = [&](const std::vector<BatchEntry>& batch) {
+    cache.rebalance_now({.limit = 3});
     EXPECT_TRUE(cache.step(batch, options));
   };
   for (int i = 0; i < 3; ++i) step({{first, 15, 4}, {second, 3, 2}});
@@ -98,6 +99,7 @@ TEST_P(LayerGroupsContract, HaveStates) {
     const auto script = [](CheckedCache& cache) {
       const SequenceId first = cache.create(), second = cache.create();
       const auto step = [&](const std::vector<BatchEntry>& batch) {
+        cache.rebalance_now({.limit = 3});
         EXPECT_TRUE(cache.step(batch, {}));
       };
       step({{first, 21, 4}, {second, 9, 2}});
