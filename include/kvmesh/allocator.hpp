@@ -285,7 +285,8 @@ class PageAllocator {
   /// has of it; without them its move has no effect. The versions of sequences that hold such pages
   /// change in both calls, so plans from before this one do not write to them.
   ///
-  /// The leaving rank stays so until a call says otherwise, or a start_resize of it is finished.
+  /// The leaving rank stays so, for placement and these moves, until a call says otherwise, or a
+  /// start_resize of it is finished.
   /// Without pages to move no moves are in progress. O(all pages that sequences hold).
   /// @throws InvalidArgument for a negative limit, and for a rank that does not exist.
   std::vector<PageCopy> start_rebalance_now(const RebalanceOptions& options);
