@@ -246,6 +246,31 @@ TEST(MatchNow, MovesOfTheirPagesEndLoads) {
       {2, 3});
 }
 
+/// What loads write to stays where it is.
+TEST(MatchNow, LoadsGoOnBesideMovesOfOtherPages) {
+  on_held_ranks(
+      [](HeldCache& served) {
+        KvCache& cache = served.cache();
+        const PrefixKey key = served.store(counted(0, 24));
+        const SequenceId other = cache.create();
+        static_cast<void>(cache.plan({{other, 2 * kPage, 0}}));
+        const PageRank home = cache.allocator().pages(other)[0].rank();
+        served.disk.hold(true);
+        EXPECT_EQ(served.now(key), (Found{0, 24}));
+        std::int64_t moved = 0;
+        for (MoveProgress now{.moving = 1}; now.moving > 0; moved += now.moved)
+          now = cache.rebalance_now({.limit = 20, .leaving = home});
+        EXPECT_GT(moved, 0);
+        EXPECT_NE(cache.allocator().pages(other)[0].rank(), home);
+        EXPECT_TRUE(served.tiers().is_loading());
+        served.disk.hold(false);
+        EXPECT_EQ(served.in_the_end(key), 24);
+        served.expect_content(key, 24);
+        cache.check_replicas();
+      },
+      {2, 3});
+}
+
 TEST(MatchNow, ACacheMayEndWhileLoadsAreUnderWay) {
   for (const int ranks : {1, 2, 3}) {
     const Folder folder;
