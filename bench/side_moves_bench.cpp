@@ -1,10 +1,10 @@
 // Measures steps of decode while pages move: before, beside KvCache::rebalance_now, and after it;
 // and KvCache::rebalance, for which decoding stands still.
 //
-//   mpirun -np RANKS side_moves_bench [tokens] [limit]     16 sequences of so many tokens (4096),
-//   all
-//                                                          on the first rank; so many pages on
-//                                                          their way at once (64)
+//   mpirun -np RANKS side_moves_bench [tokens] [limit]
+//
+// 16 sequences of `tokens` tokens (4096), all on the first rank at first; `limit` pages (64) are on
+// their way at once.
 //
 // 8 layers of 32/8 heads, dim 128, pages of 16 in bfloat16: 512 KiB a page. On GPUs where each rank
 // has one, else on CPUs. Microseconds of a step, with its plan and until it is done.
@@ -137,7 +137,8 @@ int main(int argc, char** argv) {
   const std::int64_t limit = argc > 2 ? std::atoll(argv[2]) : 64;
   const MpiSession session(argc, argv);
   const auto world = make_mpi_communicator();
-  Mesh mesh(*world, {});
+  const bool has_gpus = cuda_device_count() >= world->size();
+  Mesh mesh(*world, {.device = has_gpus ? DeviceChoice::kCuda : DeviceChoice::kCpu});
   Decode decode(mesh, tokens);
   decode.fill();
   beside(mesh, decode, limit);  // makes streams, buffers and kernels

@@ -43,7 +43,8 @@ constexpr int kGroups[] = {1, 6, 16};
 constexpr int kPageSizes[] = {16, 1, 24};
 constexpr int kHopperPageSizes[] = {16, 8, 128};
 constexpr int kGatherPageSizes[] = {1, 4, 64};
-constexpr int kPrefillGatherPageSizes[] = {1, 4, 24};
+constexpr int kPrefillPageSizes[] = {16, 128};
+constexpr int kPrefillGatherPageSizes[] = {1, 8, 24};
 
 template <class Mod>
 struct Named {
@@ -98,7 +99,7 @@ struct Pages {
 };
 constexpr Pages kDecodePages[] = {{"hopper decode", true, kHopperPageSizes}};
 constexpr Pages kFloat8DecodePages[] = {{"hopper decode float8", true, kHopperPageSizes}};
-constexpr Pages kPrefillPages[] = {{"hopper prefill", true, kHopperPageSizes}};
+constexpr Pages kPrefillPages[] = {{"hopper prefill", true, kPrefillPageSizes}};
 constexpr Pages kPrefillGatherPages[] = {{"hopper prefill gather", false, kPrefillGatherPageSizes}};
 constexpr Pages kFloat8PrefillPages[] = {{"hopper prefill float8", true, kHopperPageSizes}};
 /// Kernels over latent pages are the same, except for how they copy: by tensor maps, or by warps

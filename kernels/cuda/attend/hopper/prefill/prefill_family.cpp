@@ -48,8 +48,7 @@ class PrefillFamily final : public AttendFamily {
     const bool has_registers =
         shape.v_dim <= 128 || !(what.head_classes || (is_float8(what) && what.rows == 128));
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
-                      shape.k_dim <= 256 && shape.v_dim <= 256 && has_registers &&
-                      (gathers_ ? gathers_for_many_rows(what) : takes_pool(what)) &&
+                      shape.k_dim <= 256 && shape.v_dim <= 256 && has_registers && takes(what) &&
                       !(is_float8(what) && what.kinds.latent);
     if (!fits) return std::nullopt;
     const std::optional<PrefillTile> tile = tile_of(what, gathers_);
@@ -84,6 +83,12 @@ class PrefillFamily final : public AttendFamily {
   }
 
  private:
+  /// Boxes of 8 tokens come slower than the rows that warps gather.
+  bool takes(const AttendCase& what) const {
+    const bool gathers = gathers_for_many_rows(what);
+    return gathers_ ? gathers : takes_pool(what) && !(gathers && what.shape.page_size == 8);
+  }
+
   const bool gathers_;
 };
 
