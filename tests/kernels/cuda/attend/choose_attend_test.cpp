@@ -71,7 +71,8 @@ TEST(AttendVariant, ManyRowsGatherSmallPages) {
   const auto choose = [](int dim, int page_size, const TensorKinds& kinds = {}) {
     return choose_attend({.shape = {8, 2, dim, dim, page_size}, .kinds = kinds, .rows = 128}).name;
   };
-  for (const int page_size : {1, 4, 8, 24}) EXPECT_EQ(choose(128, page_size), "hopper prefill gather");
+  for (const int page_size : {1, 4, 8, 24})
+    EXPECT_EQ(choose(128, page_size), "hopper prefill gather");
   EXPECT_EQ(choose(128, 16), "hopper prefill");
   EXPECT_EQ(choose(96, 8), "hopper prefill");  // rows of other dims have no units to gather
   EXPECT_EQ(choose(128, 8, {.pool = Dtype::kFloat8E4M3}), "hopper prefill float8");
