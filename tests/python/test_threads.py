@@ -129,6 +129,13 @@ def test_other_threads_run_while_a_block_mask_is_made():
                                                             kv_block=1, mask=kvmesh.no_mask()))
 
 
+def test_other_threads_run_while_a_key_is_hashed():
+    with kvmesh.Mesh() as mesh, make_cache(mesh, prefix_cache=True) as cache:
+        key, tokens = cache.make_prefix_key(), [1] * (1 << 21)
+        assert runs_beside(lambda: key.append(tokens))
+        assert len(key) == len(tokens)
+
+
 def test_other_threads_run_while_objects_end():
     closables = pytest.importorskip("closables", reason="a module of kvmesh's own build")
     owner = closables.Owner()

@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <utility>
 #include <variant>
 
 #include "python/src/bindings.hpp"
@@ -122,7 +123,14 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
                         "The tokens of one request, and the hashes of their full pages.")
       .def(
           "append",
-          [](PrefixKey& self, const std::vector<std::int32_t>& tokens) { self.append(tokens); },
+          [](PrefixKey& self, const std::vector<std::int32_t>& tokens) {
+            PrefixKey longer = self;  // which other threads do not see
+            {
+              const nb::gil_scoped_release release;
+              longer.append(tokens);
+            }
+            self = std::move(longer);
+          },
           nb::arg("tokens"))
       .def("truncate", &PrefixKey::truncate, nb::arg("length"))
       .def("__len__", [](const PrefixKey& self) { return self.tokens().size(); })
