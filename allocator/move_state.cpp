@@ -240,8 +240,11 @@ void PageAllocator::State::relocate(SequenceId id, Sequence& sequence) {
     pools_.give_back(source);
     sequence.placement.removed(source.rank());
     sequence.placement.added(target.rank());
-    // The home follows the first page. A stripe's start does not: later pages count from it.
-    if (logical == first && options_.placement == Placement::kBalanced &&
+    // The home follows the first page, unless single pages moved beside steps: then the pages that
+    // stay would count as away from home, and this one would move back. A stripe's start does not
+    // follow: later pages count from it.
+    if (moving_ == Moving::kAlone && logical == first &&
+        options_.placement == Placement::kBalanced &&
         sequence.placement.anchor == source.rank().value)
       sequence.placement.anchor = target.rank().value;
     changes_.record({.sequence = id,

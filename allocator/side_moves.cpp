@@ -51,7 +51,7 @@ std::int64_t PageAllocator::State::order_side_moves(std::int64_t limit, PageRank
   });
   for (const Leveled kind : {Leveled::kWhole, Leveled::kSpread, Leveled::kAny}) {
     if (left == 0 || surplus.total() == 0) break;
-    sequences_.for_each([&](SequenceId, const Sequence& sequence) {
+    sequences_.for_each([&](SequenceId, Sequence& sequence) {
       if (left > 0) left -= move_beside(sequence, kind, left, surplus);
     });
   }
@@ -102,15 +102,15 @@ std::int64_t PageAllocator::State::bring_home(const Sequence& sequence, std::int
 }
 
 /// As `level`, of the pages that steps do not write. Pages of a short sequence stay together as far
-/// as they can.
-std::int64_t PageAllocator::State::move_beside(const Sequence& sequence, Leveled kind,
-                                               std::int64_t most, Surplus& surplus) {
+/// as they can; one that moves whole has its home at the target from now on, to which later calls
+/// bring what is over `most`.
+std::int64_t PageAllocator::State::move_beside(Sequence& sequence, Leveled kind, std::int64_t most,
+                                               Surplus& surplus) {
   const std::span<const PageId> pages = unwritten_pages(sequence);
   if (pages.empty() || (kind == Leveled::kSpread && !sequence.placement.pages_on)) return 0;
   PageRank to = next_target(PageRank{-1}, surplus);
-  if (kind == Leveled::kWhole &&
-      (to.value < 0 || std::ssize(pages) > std::min(most, pools_.free_pages(to)) ||
-       !moves_whole(sequence.held_pages(), surplus, to)))
+  if (kind == Leveled::kWhole && (to.value < 0 || std::ssize(pages) > pools_.free_pages(to) ||
+                                  !moves_whole(sequence.held_pages(), surplus, to)))
     return 0;
   std::int64_t moved = 0;
   for (const PageId page : pages) {
@@ -123,8 +123,10 @@ std::int64_t PageAllocator::State::move_beside(const Sequence& sequence, Leveled
     surplus.moved(page.rank(), to);
     ++moved;
   }
-  if (kind == Leveled::kWhole)  // the others follow
+  if (kind == Leveled::kWhole) {
     surplus.moved(pages.front().rank(), to, std::ssize(sequence.held_pages()) - moved);
+    if (options_.placement == Placement::kBalanced) sequence.placement.anchor = to.value;
+  }
   return moved;
 }
 
@@ -141,22 +143,22 @@ PageRank PageAllocator::State::next_target(PageRank last, const Surplus& surplus
   return best;
 }
 
-/// Orders moves of cached pages of the rank that is leaving, at most `most`, the most recently used
-/// ones, to pages that hold nothing. The least recently used one is ordered first, and so will be
-/// evicted first.
+/// Orders moves of cached pages of the rank that is leaving, at most `most`, to pages that hold
+/// nothing: of the most recently used ones that there is room for, those that were used the longest
+/// ago. Each arrives as the last one to be evicted, so the order stays over several calls.
 void PageAllocator::State::move_cached(PageRank leaving, std::int64_t most) {
   std::vector<std::int64_t> room(static_cast<std::size_t>(pools_.ranks()));
   for (PageRank rank{0}; rank.value < pools_.ranks(); ++rank.value)
     if (rank != leaving)
       room[static_cast<std::size_t>(rank.value)] =
           pools_.free_pages(rank) - pools_.cached_pages(rank);
-  most = std::min(most, std::reduce(room.begin(), room.end()));
   const std::vector<PageId> pages = prefixes_->cached_past(leaving, 0);
-  for (auto i = static_cast<std::size_t>(std::min<std::int64_t>(most, std::ssize(pages)));
-       i-- > 0;) {
+  const std::int64_t fitting = std::min(std::reduce(room.begin(), room.end()), std::ssize(pages));
+  for (std::int64_t i = fitting - 1; i >= std::max<std::int64_t>(0, fitting - most); --i) {
     const auto to = std::ranges::max_element(room);
     --*to;
-    order_side_move(pages[i], PageRank{static_cast<std::int32_t>(to - room.begin())});
+    order_side_move(pages[static_cast<std::size_t>(i)],
+                    PageRank{static_cast<std::int32_t>(to - room.begin())});
   }
 }
 

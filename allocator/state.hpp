@@ -131,8 +131,7 @@ class PageAllocator::State {
   std::int64_t order_side_moves(std::int64_t limit, PageRank leaving);
   void count_at_home(const Sequence& sequence, Surplus& surplus) const;
   std::int64_t bring_home(const Sequence& sequence, std::int64_t most, Surplus& surplus);
-  std::int64_t move_beside(const Sequence& sequence, Leveled kind, std::int64_t most,
-                           Surplus& surplus);
+  std::int64_t move_beside(Sequence& sequence, Leveled kind, std::int64_t most, Surplus& surplus);
   PageRank next_target(PageRank last, const Surplus& surplus) const;
   void move_cached(PageRank leaving, std::int64_t most);
   void order_side_move(PageId source, PageRank to);

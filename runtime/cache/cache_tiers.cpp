@@ -9,7 +9,7 @@
 namespace kvmesh {
 
 CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
-                       const PoolStorage& pools, std::function<void(Stream)> after_late_moves,
+                       const PoolStorage& pools, AfterLateMoves after_late_moves,
                        std::unique_ptr<FileCalls> calls)
     : mesh_(mesh),
       groups_(groups),
@@ -34,9 +34,9 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<Cache
 
 /// Orders copies after the work on `stream`, which writes or reads the pages.
 void CacheTiers::copy_after(std::optional<Stream> stream) {
-  if (!stream) return groups_.front().backend->wait_idle();
-  after_late_moves_(*stream);
-  if (mesh_.device().kind == DeviceKind::kCpu) return;
+  if (!stream) groups_.front().backend->wait_idle();
+  after_late_moves_(stream);
+  if (!stream || mesh_.device().kind == DeviceKind::kCpu) return;
   for (const auto& tiers : tiers_) tiers->copies().after(*stream);
 }
 
@@ -145,7 +145,7 @@ std::int64_t CacheTiers::missing(std::size_t group, const PrefixKey& key, std::i
       const PagePlace::Where where = part.places.back().where;
       if (where == PagePlace::kHost) part.in_host.push_back(hash);
       if (where == PagePlace::kFile) part.in_files.push_back(hash);
-    } else if (allocator.reference_count(known) == 0) {
+    } else if (allocator.reference_count(known) == 0 && !allocator.is_moving(known)) {
       --room[static_cast<std::size_t>(known.rank().value)];
       --total;
     }

@@ -32,12 +32,14 @@ namespace kvmesh {
 /// all ranks give the loads up at the same operation, without a message.
 class CacheTiers {
  public:
-  /// `after_late_moves(stream)` orders the work to come on the stream after moves that were given
-  /// up: the copies run after these. REQUIRES: all but the options, the function and `calls`
+  /// Orders the work to come on the stream after moves that were given up; without a stream it
+  /// blocks until they are done.
+  using AfterLateMoves = std::function<void(std::optional<Stream>)>;
+  /// The copies run after late moves. REQUIRES: all but the options, the function and `calls`
   /// outlive it, what the function uses all but its destructor.
   /// @throws OutOfMemory on every rank if a rank has no room for its host tier. Collective.
   CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
-             const PoolStorage& pools, std::function<void(Stream)> after_late_moves,
+             const PoolStorage& pools, AfterLateMoves after_late_moves,
              std::unique_ptr<FileCalls> calls = std::make_unique<FileCalls>());
 
   /// Stores the pages that were evicted since the last call. Call it after every operation that may
@@ -177,7 +179,7 @@ class CacheTiers {
 
   Mesh& mesh_;
   std::deque<CacheGroup>& groups_;
-  std::function<void(Stream)> after_late_moves_;
+  AfterLateMoves after_late_moves_;
   std::int64_t pages_back_ = 0;
   std::exception_ptr failure_;  // of a copy
   std::unique_ptr<FileCalls> calls_;

@@ -112,7 +112,10 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
   }
   if (!options.tiers.enabled()) return;
   tiers = std::make_unique<CacheTiers>(mesh, options, groups, pools,
-                                       [this](Stream stream) { order_after_late_moves(stream); });
+                                       [this](std::optional<Stream> stream) {
+                                         if (!stream) return wait_for_late_moves();
+                                         order_after_late_moves(*stream);
+                                       });
 }
 
 std::size_t KvCache::State::index_of_group(int layer) const {

@@ -35,7 +35,8 @@ void SideMoves::start(std::optional<Stream> after, std::vector<TierJob> jobs) {
 
 /// Starts what is left to start. Moves that were given up have no failure.
 bool SideMoves::is_done_here() {
-  if (phase_ != Phase::kGivenUp) return std::ranges::all_of(jobs_, completed) && copies_.advance();
+  if (phase_ != Phase::kGivenUp)  // a device that has failed is asked first: its jobs never end
+    return copies_.is_done() && std::ranges::all_of(jobs_, completed) && copies_.advance();
   try {
     return copies_.is_done();
   } catch (const Error&) {
@@ -82,7 +83,7 @@ void SideMoves::advance() {
       end_each([this](PageAllocator& it) { moved_ += it.finish_moves(); });
       break;
     case Phase::kGivenUp:
-      end_each([](PageAllocator& it) { it.cancel_moves(); });
+      if (holds_sources_) end_each([](PageAllocator& it) { it.cancel_moves(); });
       break;
   }
   phase_ = Phase::kNone;
@@ -108,7 +109,11 @@ void SideMoves::end_each(const End& end) {
 
 void SideMoves::give_up() {
   if (!has_destinations()) return;
-  end_each([](PageAllocator& it) { it.give_up_moves(); });
+  holds_sources_ = phase_ == Phase::kCopying;  // else no other rank reads them yet
+  end_each([this](PageAllocator& it) {
+    if (holds_sources_) return it.give_up_moves();
+    it.cancel_moves();
+  });
   copies_.give_up();
   phase_ = Phase::kGivenUp;
   attempt_ = {};

@@ -20,7 +20,8 @@ namespace kvmesh {
 ///   waiting   the allocators have ordered moves; each rank waits for the work that was on its
 ///             stream, and packs what it sends
 ///   copying   the copies are being made
-///   given up  the destinations were given back; copies that were started go on
+///   given up  the destinations were given back, and the sources of copies that had not begun;
+///             copies that were started go on
 ///
 ///   none -> waiting           order and start, on every rank
 ///   waiting -> copying        all ranks' work is done
@@ -88,6 +89,7 @@ class SideMoves {
   std::deque<CacheGroup>& groups_;
   Phase phase_ = Phase::kNone;
   std::vector<std::vector<PageCopy>> moves_;  // [group]
+  bool holds_sources_ = false;                // of moves that were given up
   std::vector<TierJob> jobs_;                 // whose copies may use the destinations
   Attempt attempt_;                           // of this rank
   std::int64_t moved_ = 0;                    // since take_progress

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <random>
 #include <vector>
 
 #include "kvmesh/allocator.hpp"
@@ -256,6 +257,52 @@ TEST(SideMovesOfPages, ALeavingRankProvidesTheLastPages) {
   EXPECT_EQ(pages.free_pages(PageRank{0}), 12);
   EXPECT_TRUE(pages.start_rebalance_now({.limit = 9, .leaving = PageRank{0}}).empty())
       << "there is no room";
+}
+
+/// Balanced sequences of random lengths, and forks.
+PageAllocator random_pages(std::mt19937& random) {
+  const auto draw = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
+  PageAllocator pages({.ranks = 2 + draw(2),
+                       .pages_per_rank = 8 + draw(40),
+                       .page_size = kTokens,
+                       .placement = Placement::kBalanced,
+                       .home_threshold_tokens = kTokens * (1 + draw(12))});
+  const auto append = [&](SequenceId sequence, std::int64_t tokens) {
+    const AppendRequest request{sequence, tokens};
+    static_cast<void>(pages.try_append({&request, 1}));
+  };
+  std::vector<SequenceId> sequences;
+  for (int operations = 1 + draw(40); operations > 0; --operations) {
+    const int kind = draw(8);
+    if (kind < 4 || sequences.empty()) {
+      sequences.push_back(pages.create());
+      append(sequences.back(), 1 + draw(30));
+    } else if (kind == 4) {
+      sequences.push_back(pages.fork(sequences[random() % sequences.size()]));
+    } else if (kind == 5) {
+      const std::size_t at = random() % sequences.size();
+      pages.erase(sequences[at]);
+      sequences.erase(sequences.begin() + static_cast<std::ptrdiff_t>(at));
+    } else {
+      append(sequences[random() % sequences.size()], 1 + draw(20));
+    }
+  }
+  return pages;
+}
+
+// No page moves to and fro.
+TEST(SideMovesOfBalancedSequences, ComeToAnEnd) {
+  for (unsigned seed = 1; seed <= 2000; ++seed) {
+    std::mt19937 random(seed);
+    PageAllocator pages = random_pages(random);
+    const RebalanceOptions options{.limit = 1 + static_cast<std::int64_t>(random() % 6),
+                                   .leaving = PageRank{random() % 3 == 0 ? 0 : -1}};
+    int rounds = 0;
+    for (; rounds < 200 && !pages.start_rebalance_now(options).empty(); ++rounds)
+      pages.finish_moves();
+    ASSERT_LT(rounds, 200) << "seed " << seed;
+    pages.verify_integrity();
+  }
 }
 
 }  // namespace

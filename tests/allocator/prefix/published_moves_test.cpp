@@ -162,5 +162,41 @@ TEST_F(PublishedSideMoves, GivenUpTheyLeaveHashesWhereTheyWere) {
   EXPECT_EQ(pages_.free_pages(), 32);
 }
 
+/// Returns the order in which six cached pages of rank 0 are evicted, after moves to rank 1 of at
+/// most `limit` at once.
+std::vector<std::ptrdiff_t> evicted_after_moves(std::int64_t limit) {
+  PageAllocator pages({.ranks = 2,
+                       .pages_per_rank = 8,
+                       .page_size = kTokensOfPage,
+                       .placement = Placement::kPacked,
+                       .prefix = {.enabled = true, .eviction = Eviction::kLru}});
+  std::vector<PageHash> hashes;
+  for (std::int32_t i = 0; i < 6; ++i) {
+    PrefixKey key(pages.prefix_rules());
+    key.append(std::vector<std::int32_t>(kTokensOfPage, i));
+    const SequenceId sequence = pages.create();
+    pages.append(sequence, kTokensOfPage);
+    pages.publish(sequence, key);
+    pages.erase(sequence);
+    hashes.push_back(key.hashes()[0]);
+  }
+  while (!pages.start_rebalance_now({.limit = limit, .leaving = PageRank{0}}).empty())
+    pages.finish_moves();
+  pages.start_resize(PageRank{0}, 0);
+  pages.finish_moves();
+  EvictionCursor cursor = pages.follow_evictions();
+  pages.append(pages.create(), 8 * kTokensOfPage);
+  std::vector<std::ptrdiff_t> order;
+  for (const PageId page : pages.read_evictions(cursor))
+    order.push_back(std::ranges::find(hashes, pages.page_hash(page)) - hashes.begin());
+  return order;
+}
+
+TEST(CachedSideMoves, KeepTheOrderOfEviction) {
+  const std::vector<std::ptrdiff_t> want{0, 1, 2, 3, 4, 5};
+  for (const std::int64_t limit : {1, 2, 4, 6, 100})
+    EXPECT_EQ(evicted_after_moves(limit), want) << limit << " at once";
+}
+
 }  // namespace
 }  // namespace kvmesh

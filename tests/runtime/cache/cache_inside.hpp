@@ -17,8 +17,11 @@ template struct Opened<&KvCache::state_>;
 
 /// As CacheTiers takes it.
 template <class State>
-std::function<void(kvmesh::Stream)> after_late_moves(State& state) {
-  return [&state](kvmesh::Stream stream) { state.order_after_late_moves(stream); };
+std::function<void(std::optional<kvmesh::Stream>)> after_late_moves(State& state) {
+  return [&state](std::optional<kvmesh::Stream> stream) {
+    if (!stream) return state.wait_for_late_moves();
+    state.order_after_late_moves(*stream);
+  };
 }
 
 /// Does what the backend does that it replaces.

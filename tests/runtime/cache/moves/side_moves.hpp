@@ -1,8 +1,11 @@
 // What tests of moves beside the steps share.
 #pragma once
 
+#include <atomic>
 #include <functional>
+#include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/runtime/cache/moves/moving_cache.hpp"
@@ -22,6 +25,22 @@ inline const MakeBackend kAsItIs = [](std::unique_ptr<Backend> real) { return re
 inline void unmap(MovingCache& moving) {
   inside(moving.cache()).peers = PeerPools(moving.mesh().kv_comm().size());
 }
+
+/// Copies on a thread, which begin when the gate is open.
+class GatedBackend final : public OtherBackend {
+ public:
+  GatedBackend(std::unique_ptr<Backend> real, std::atomic<bool>& is_open)
+      : OtherBackend(std::move(real)), is_open_(is_open) {}
+  std::unique_ptr<MoveStream> make_move_stream() override {
+    return std::make_unique<HostMoveStream>([this](const PageMoves& moves) {
+      is_open_.wait(false);
+      move_pages(moves);
+    });
+  }
+
+ private:
+  std::atomic<bool>& is_open_;
+};
 
 /// Calls until nothing moves. Returns how many pages have moved.
 inline std::int64_t finish(KvCache& cache) {

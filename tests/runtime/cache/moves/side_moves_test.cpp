@@ -11,22 +11,6 @@
 namespace kvmesh::test {
 namespace {
 
-/// Copies on a thread, which begin when the gate is open.
-class GatedBackend final : public OtherBackend {
- public:
-  GatedBackend(std::unique_ptr<Backend> real, std::atomic<bool>& is_open)
-      : OtherBackend(std::move(real)), is_open_(is_open) {}
-  std::unique_ptr<MoveStream> make_move_stream() override {
-    return std::make_unique<HostMoveStream>([this](const PageMoves& moves) {
-      is_open_.wait(false);
-      move_pages(moves);
-    });
-  }
-
- private:
-  std::atomic<bool>& is_open_;
-};
-
 TEST(SideMoves, StepsGoOnWhileCopiesAreHeldBack) {
   on_ranks([](Communicator& comm, bool maps) {
     std::atomic<bool> is_open = false;
