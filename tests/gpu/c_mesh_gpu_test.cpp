@@ -13,6 +13,7 @@
 #include "kvmesh/device_memory.hpp"
 #include "runtime/c/handles.hpp"
 #include "tests/gpu/gpu_support.hpp"
+#include "tests/support/c_options.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -22,14 +23,6 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 #define EXPECT_OK(call) EXPECT_EQ(call, KVMESH_OK) << kvmesh_last_error()
 #define ASSERT_OK(call) ASSERT_EQ(call, KVMESH_OK) << kvmesh_last_error()
-
-/// KVMESH_INIT of C++.
-template <class Options>
-Options sized() {
-  Options options{};
-  options.size = sizeof(options);
-  return options;
-}
 
 struct DestroyMesh {
   void operator()(kvmesh_mesh_t* mesh) const { kvmesh_mesh_destroy(mesh); }

@@ -23,8 +23,9 @@ std::int64_t end_moves(CheckedCache& cache) {
   }
 }
 
-TEST(SideMovesOnGpus, WaitForTheStreamOfTheSteps) {
-  MpiRanks::run([](Communicator& comm) {
+/// Runs the script on a cache whose first rank gets all pages.
+void on_packed_pages(const CacheScript& script) {
+  MpiRanks::run([&](Communicator& comm) {
     const std::uint64_t seed = agreed_seed(comm);
     SCOPED_TRACE(seed_trace(seed));
     Mesh mesh(comm, {.threads = 1, .device = DeviceChoice::kCuda});
@@ -32,6 +33,13 @@ TEST(SideMovesOnGpus, WaitForTheStreamOfTheSteps) {
     CacheOptions options = small_cache(kSmallShape);
     options.placement = Placement::kPacked;
     CheckedCache cache(mesh, options, seed);
+    script(cache);
+    expect_good(cache);
+  });
+}
+
+TEST(SideMovesOnGpus, WaitForTheStreamOfTheSteps) {
+  on_packed_pages([](CheckedCache& cache) {
     const std::vector<SequenceId> sequences{prompt(cache, 130), prompt(cache, 61)};
     cache.rebalance_now({.limit = kMoves});  // makes streams and buffers
     EXPECT_EQ(end_moves(cache), kMoves);
@@ -45,20 +53,12 @@ TEST(SideMovesOnGpus, WaitForTheStreamOfTheSteps) {
     }
     EXPECT_EQ(end_moves(cache), kMoves);
     EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), {}));
-    expect_good(cache);
   });
 }
 
 /// An operation that needs the pages takes them, while the copies to them wait for the stream.
 TEST(SideMovesOnGpus, AreGivenUpWhileTheStreamIsHeld) {
-  MpiRanks::run([](Communicator& comm) {
-    const std::uint64_t seed = agreed_seed(comm);
-    SCOPED_TRACE(seed_trace(seed));
-    Mesh mesh(comm, {.threads = 1, .device = DeviceChoice::kCuda});
-    if (mesh.kv_parallel() == 1) GTEST_SKIP() << "one rank has nowhere to move to";
-    CacheOptions options = small_cache(kSmallShape);
-    options.placement = Placement::kPacked;
-    CheckedCache cache(mesh, options, seed);
+  on_packed_pages([](CheckedCache& cache) {
     const std::vector<SequenceId> sequences{prompt(cache, 130), cache.create()};
     cache.rebalance_now({.limit = kMoves});
     end_moves(cache);
@@ -66,12 +66,11 @@ TEST(SideMovesOnGpus, AreGivenUpWhileTheStreamIsHeld) {
       HeldStream held;
       EXPECT_EQ(cache.cache().rebalance_now({.limit = kMoves}, held.view()).moving, kMoves);
       const std::int64_t free = cache.allocator().free_pages();
-      EXPECT_TRUE(cache.try_reserve(sequences[1], (free + kMoves) * options.page_size));
+      EXPECT_TRUE(cache.try_reserve(sequences[1], (free + kMoves) * kSmallShape.page_size));
     }
     EXPECT_EQ(end_moves(cache), 0);
     EXPECT_EQ(cache.allocator().free_pages(), 0);
     EXPECT_TRUE(cache.step(batch_of(sequences, 2), {})) << "on the pages that they have";
-    expect_good(cache);
   });
 }
 

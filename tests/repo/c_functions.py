@@ -7,8 +7,9 @@ c_functions.py ROOT | c_functions.py --self-test
 
 import pathlib
 import re
-import sys
 import tempfile
+
+import tree_check
 
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 DECLARED = re.compile(r"KVMESH_API\s+[\w\s*]*?\b(kvmesh_\w+)\s*\(")
@@ -103,14 +104,5 @@ def self_test():
     return []
 
 
-def main():
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    is_self_test = sys.argv[1] == "--self-test"
-    problems = self_test() if is_self_test else check_tree(pathlib.Path(sys.argv[1]))
-    print("\n".join(problems) or "c_functions: all are called by tests")
-    sys.exit(1 if problems else 0)
-
-
 if __name__ == "__main__":
-    main()
+    tree_check.run(__doc__, check_tree, self_test, "c_functions: all are called by tests")

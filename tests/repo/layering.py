@@ -12,8 +12,9 @@ Usage: layering.py ROOT | layering.py --self-test
 
 import pathlib
 import re
-import sys
 import tempfile
+
+import tree_check
 
 MAY_USE = {
     "core": {"core"},
@@ -191,14 +192,5 @@ def self_test():
     return []
 
 
-def main():
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    is_self_test = sys.argv[1] == "--self-test"
-    problems = self_test() if is_self_test else check_tree(pathlib.Path(sys.argv[1]))
-    print("\n".join(problems) or "layering: as it should be")
-    sys.exit(1 if problems else 0)
-
-
 if __name__ == "__main__":
-    main()
+    tree_check.run(__doc__, check_tree, self_test, "layering: as it should be")

@@ -14,8 +14,9 @@ Usage: shape.py ROOT | shape.py --self-test
 import collections
 import pathlib
 import re
-import sys
 import tempfile
+
+import tree_check
 
 MOST_LINES = 400
 MOST_PAIRS = 16
@@ -170,14 +171,5 @@ def self_test():
             if bool(problems := found(files)) != is_wrong]
 
 
-def main():
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    is_self_test = sys.argv[1] == "--self-test"
-    problems = self_test() if is_self_test else check_tree(pathlib.Path(sys.argv[1]))
-    print("\n".join(problems) or "shape: as it should be")
-    sys.exit(1 if problems else 0)
-
-
 if __name__ == "__main__":
-    main()
+    tree_check.run(__doc__, check_tree, self_test, "shape: as it should be")

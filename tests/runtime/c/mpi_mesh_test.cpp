@@ -5,17 +5,10 @@
 #include <memory>
 
 #include "kvmesh/c/kvmesh.h"
+#include "tests/support/c_options.hpp"
 
-namespace kvmesh {
+namespace kvmesh::test {
 namespace {
-
-/// KVMESH_INIT of C++.
-template <class Options>
-Options sized() {
-  Options options{};
-  options.size = sizeof(options);
-  return options;
-}
 
 struct FreeComm {
   void operator()(MPI_Comm* comm) const {
@@ -85,4 +78,4 @@ TEST(CMpiMesh, RefusesNoCommunicatorAndNoPlaceForTheMesh) {
 }
 
 }  // namespace
-}  // namespace kvmesh
+}  // namespace kvmesh::test
