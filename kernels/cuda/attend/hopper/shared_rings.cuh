@@ -7,6 +7,19 @@
 
 namespace kvmesh::cuda {
 
+/// Places of a ring in turn, and the parity of what a wait at a place's barrier waits for.
+template <int Places>
+struct RingTurn {
+  int place = 0;
+  std::uint32_t parity = 0;
+
+  __device__ void advance() {
+    if (++place < Places) return;
+    place = 0;
+    parity ^= 1;
+  }
+};
+
 /// `Tile` says where things lie; `Stages` of tiles, each of up to `MostVisits` boxes, are in shared
 /// memory or on their way there. The first barriers are those of the stages.
 template <auto Tile, int Stages, int MostVisits>

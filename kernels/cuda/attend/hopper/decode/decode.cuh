@@ -29,12 +29,12 @@ class DecodeHalf : public DecodeMath<DecodeHalf> {
   __device__ DecodeHalf(const HopperParams& params, const DecodeShared& shared)
       : DecodeMath(params, shared) {}
 
+  static constexpr bool kDescribesTiles = true;
   static constexpr bool kNeighbours = false;
 
-  __device__ void begin(const DeviceTask& /*task*/) {}
+  __device__ void begin(const DeviceTask& /*task*/, int /*slot*/) {}
 
   __device__ void multiply_keys(const Tile& tile, float (&s)[kRows / 2]) const {
-    mbarrier_wait(shared_.keys_full(tile.stage), tile.parity);
     if constexpr (kGathers) fence_proxy_async();  // what threads have gathered
     const std::uint64_t keys = kImageK.operand(shared_.keys(tile.stage));
     const std::uint64_t rows = kImageQ.operand(shared_.queries(tile.slot));
@@ -47,26 +47,10 @@ class DecodeHalf : public DecodeMath<DecodeHalf> {
     wgmma_commit_group();
     wgmma_wait_group<0>();
     wgmma_tie(s);
-    finish_scores(tile, s);
   }
 
-  /// Turns scores into weights exp(score - max), in shared memory, and rescales the sums of the
-  /// rows. All four warps have the same maxima. At the first barrier all have written their columns
-  /// and have read the weights of the previous tile; at the second, all have written their weights
-  /// and read the columns.
   __device__ void softmax(float (&s)[kRows / 2], const Tile& tile) {
-    const float scale = exponent_scale(p_);
-    put_maxima(shared_.columns(), s);
-    sync();
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      float top[2], keep[2];
-      column_maxima(shared_.columns(), j, max_[j], top);
-#pragma unroll
-      for (int c = 0; c < 2; ++c)
-        keep[c] = weigh(s[4 * j + c], s[4 * j + 2 + c], j, c, top[c], scale);
-      rescale(j, keep);
-    }
+    weigh(s, s);
     publish(tile, s);
   }
 

@@ -5,11 +5,11 @@
 //
 // A scale of all keys, or of a head's, is part of the factors of the queries; one of the values
 // multiplies the outputs. With a scale for each row of a page, the scales of a tile are copied with
-// it. A key's scale multiplies its scores. A value's scale multiplies the weights, which must stay
-// in float16's range for all scales: log2(scale) is added to their exponents, and they are relative
-// to the maximum of that sum. So the largest weight of a column is 1, and float16 loses at most
-// 2^-24 of it. The sum of the softmax and the LSE are relative to the maximum of the scores, as
-// without scales.
+// it. A key's scale multiplies its scores. A value's scale multiplies the weights, after they are
+// summed. They must stay in float16's range for all scales: the reference of a column's exponents
+// is not the largest of its scores, but of score + log(scale of the value). So the largest weight
+// times its scale is 1, and float16 loses at most 2^-24 of it. A weight alone may be as large as
+// the inverse of a scale, which float32 holds; the sum of the softmax and the LSE are of these.
 //
 //   bytes per key and kv head: k_dim + v_dim, and 8 of scales. A tile of 64 keys of dim 128 is
 //   16.5 KB, which take 470 ns (850 cycles) of an H200's memory. An SM converts 64 elements a
@@ -28,16 +28,19 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
   __device__ DecodeFloat8(const HopperParams& params, const DecodeShared& shared)
       : DecodeMath(params, shared) {}
 
+  static constexpr bool kDescribesTiles = false;
   static constexpr bool kNeighbours = true;
 
-  __device__ void begin(const DeviceTask& task) {
+  __device__ void begin(const DeviceTask& task, int slot) {
     value_scale_ = task_scale(scales_.v, task);
+    per_exponent_ = 1.0f / exponent_scale(p_);
 #pragma unroll
-    for (int j = 0; j < kTiles; ++j) weight_max_[j][0] = weight_max_[j][1] = kNoKeys;
+    for (int j = 0; j < kTiles; ++j) {
+      factors_[j] = *reinterpret_cast<const float2*>(shared_.query_factors(slot) + column(j, 0));
+    }
   }
 
   __device__ void multiply_keys(const Tile& tile, float (&s)[kRows / 2]) {
-    mbarrier_wait(shared_.keys_full(tile.stage), tile.parity);
     const std::uint64_t rows = kImageQ.operand(shared_.queries(tile.slot));
 #pragma unroll
     for (int part = 0; part < kDimK / kPartDims; ++part) {
@@ -57,35 +60,15 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
       wgmma_tie(s);
     }
     scale_scores(tile, s);
-    finish_scores(tile, s);
   }
 
-  /// As DecodeHalf's, with separate maxima of the weights.
   __device__ void softmax(float (&s)[kRows / 2], const Tile& tile) {
-    const float scale = exponent_scale(p_);
-    float weights[kRows / 2];
-    put_maxima(shared_.columns(), s);
     if constexpr (kRowScales) {
-#pragma unroll
-      for (int i = 0; i < kRows / 2; ++i) weights[i] = s[i] * scale + value_log_[i / 2 % 2];
-      put_maxima(shared_.weight_columns(), weights);
-    }
-    sync();
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      float top[2], keep[2];
-      column_maxima(shared_.columns(), j, max_[j], top);
-#pragma unroll
-      for (int c = 0; c < 2; ++c)
-        keep[c] = weigh(s[4 * j + c], s[4 * j + 2 + c], j, c, top[c], scale);
-      if constexpr (kRowScales) weigh_values(weights, j, keep);
-      rescale(j, keep);
-    }
-    if constexpr (kRowScales) {
-      publish(tile, weights);
+      weigh_scaled(s);
     } else {
-      publish(tile, s);
+      weigh(s, s);
     }
+    publish(tile, s);
   }
 
   __device__ void add_values(const Tile& tile) {
@@ -119,11 +102,8 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
     if (lane() == 0) mbarrier_arrive(shared_.values_empty(tile.stage));
   }
 
-  /// The maximum of the weights, relative to that of the scores, to which the sum refers.
-  __device__ float output_factor(int j, int c) const {
-    if constexpr (!kRowScales) return value_scale_;
-    if (max_[j][c] == kNoKeys) return 1.0f;  // -inf - -inf must not be computed
-    return ex2_approx(weight_max_[j][c] - max_[j][c] * exponent_scale(p_));
+  __device__ float output_factor(int /*j*/, int /*c*/) const {
+    return kRowScales ? 1.0f : value_scale_;
   }
 
  private:
@@ -135,10 +115,8 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
   /// A of products `k` and `k + 1`, of 16 dims each.
   __device__ void load_keys(const Tile& tile, int k, std::uint32_t (&a)[4],
                             std::uint32_t (&next)[4]) const {
-    // Matrices: rows 0 .. 7 and 8 .. 15 of this warp, 16 dims; the same, the next 16.
-    const int row = warp() * 16 + lane() % 16;
     std::uint32_t bytes[4];
-    ldmatrix_x4(bytes, shared_.keys(tile.stage) + kImageK.unit(row, k + lane() / 16));
+    ldmatrix_x4(bytes, shared_.keys(tile.stage) + kImageK.unit_after(keys_at_, k));
     widen_keys(bytes[0], bytes[1], a);
     widen_keys(bytes[2], bytes[3], next);
   }
@@ -146,10 +124,9 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
   /// A of 64 dims `m` and 16 keys `k`, and of the next 16.
   __device__ void load_values(const Tile& tile, int m, int k, std::uint32_t (&a)[4],
                               std::uint32_t (&next)[4]) const {
-    // Matrices: 8 keys each, of the 16 dims that this warp has.
-    const int row = k * 16 + lane();
     std::uint32_t bytes[4];
-    ldmatrix_x4_trans(bytes, shared_.values(tile.stage) + kImageV.unit(row, m * 4 + warp()));
+    ldmatrix_x4_trans(bytes, shared_.values(tile.stage) + kImageV.bytes(k * 16) +
+                                 kImageV.unit_after(values_at_, m * 4));
     widen_values(bytes[0], bytes[1], a);
     widen_values(bytes[2], bytes[3], next);
   }
@@ -165,41 +142,47 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
         const float* const scales = shared_.scales(tile.stage) + key_in_tile(h);
         key_scale[h] = scales[0];
         // A slot that was never written has no weight, but its scale may be NaN.
-        const bool is_live = key_in_tile(h) < tile.live();
-        value_log_[h] = is_live ? lg2_approx(scales[kTileKeys]) : 0.0f;
+        value_scales_[h] = key_in_tile(h) < tile.live ? scales[kTileKeys] : 0.0f;
       }
     }
-    const float* const factors = shared_.query_factors(tile.slot);
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
-      const float2 factor = *reinterpret_cast<const float2*>(factors + column(j, 0));
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        s[4 * j + 2 * h] = s[4 * j + 2 * h] * factor.x * key_scale[h];
-        s[4 * j + 2 * h + 1] = s[4 * j + 2 * h + 1] * factor.y * key_scale[h];
+        s[4 * j + 2 * h] *= factors_[j].x * key_scale[h];
+        s[4 * j + 2 * h + 1] *= factors_[j].y * key_scale[h];
       }
     }
   }
 
-  /// Computes the weights of two columns from their exponents. A scale that is not a positive
-  /// number makes them NaN, also where the key is not visible: `spoilt` finds that.
-  __device__ void weigh_values(float (&weights)[kRows / 2], int j, float (&keep)[2]) {
-    float top[2];
-    column_maxima(shared_.weight_columns(), j, weight_max_[j], top);
+  /// A scale that is not a number makes the weights of its key NaN, or infinite, also where the key
+  /// is not visible: `spoilt` finds that.
+  __device__ void weigh_scaled(float (&s)[kRows / 2]) {
+    float value_log[2];  // in units of the scores
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      const float shift = raise(weight_max_[j][c], top[c], 1.0f, keep[c]);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float& weight = weights[4 * j + 2 * h + c];
-        weight = ex2_approx(weight - shift);
-      }
+    for (int h = 0; h < 2; ++h) {
+      value_log[h] = fmaxf(lg2_approx(value_scales_[h]), kLeastLog) * per_exponent_;
     }
+    float tops[kRows / 2];
+#pragma unroll
+    for (int i = 0; i < kRows / 2; ++i) tops[i] = s[i] + value_log[i / 2 % 2];
+    weigh(s, tops);
+#pragma unroll
+    for (int i = 0; i < kRows / 2; ++i) s[i] *= value_scales_[i / 2 % 2];
   }
 
-  float value_scale_;            // of the piece's head, if rows have none
-  float value_log_[2];           // of this thread's keys of a tile
-  float weight_max_[kTiles][2];  // in units of log 2
+  /// Smaller scales, such as those of rows of zeros, leave the reference at this: it keeps sums of
+  /// 2^27 weights finite. Values with scales below 2^-114 lose bits.
+  static constexpr float kLeastLog = -100.0f;
+
+  // Matrices: rows 0 .. 7 and 8 .. 15 of this warp, 16 dims; the same, the next 16.
+  const int keys_at_ = opaque(kImageK.unit(warp() * 16 + lane() % 16, lane() / 16));
+  // Matrices: 8 keys each, of the 16 dims that this warp has.
+  const int values_at_ = opaque(kImageV.unit(lane(), warp()));
+  float per_exponent_;      // what a score has of a unit of its exponent
+  float value_scale_;       // of the piece's head, if rows have none
+  float value_scales_[2];   // of this thread's keys of a tile
+  float2 factors_[kTiles];  // of this thread's columns
 };
 
 }  // namespace kvmesh::cuda

@@ -13,20 +13,21 @@
 namespace kvmesh::cuda {
 
 /// `Kernel` derives from it, and has:
-///   begin(task)                         a piece
-///   multiply_keys(tile, s)              scores of a tile, visible ones; the rest is kNoKeys
+///   begin(task, slot)                   a piece
+///   multiply_keys(tile, s)              scores of a tile, which has arrived
 ///   softmax(s, tile)                    to weights, in shared memory; ends with a barrier
 ///   add_values(tile)                    to o_
 ///   output_factor(j, c)                 what o_ of a column is to be multiplied by
+///   kDescribesTiles                     keys and values are operands of products in shared memory
 ///   kNeighbours                         rows g and g + 8 of o_ are dims 2 * g and 2 * g + 1
 template <class Kernel>
 class DecodeMath {
  public:
   __device__ void run() {
     wait_for_inputs(p_);
-    for (int n = 0;; ++n) {
-      const int slot = uniform(n % kPieceRing);
-      mbarrier_wait(shared_.piece_full(slot), n / kPieceRing % 2);
+    for (RingTurn<kPieceRing> piece;; piece.advance()) {
+      const int slot = uniform(piece.place);
+      mbarrier_wait(shared_.piece_full(slot), piece.parity);
       const DeviceTask& task = shared_.task(slot);
       if (task.rows == 0) return;
       fence_proxy_async();  // the queries, for the tensor cores
@@ -56,9 +57,7 @@ class DecodeMath {
     int stage;
     std::uint32_t parity;
     int first_key;
-
-    /// The number of its keys that are written, if the piece ends in it.
-    __device__ int live() const { return task.keys - first_key; }
+    int live;  // keys of the piece from the first one on: fewer than a tile if the piece ends in it
   };
 
   __device__ DecodeMath(const HopperParams& params, const DecodeShared& shared)
@@ -68,71 +67,33 @@ class DecodeMath {
   __device__ static int lane() { return threadIdx.x % 32; }
   __device__ static int column(int j, int c) { return 8 * j + lane() % 4 * 2 + c; }
   /// The key, within a tile, of this thread's scores 4 * j + 2 * h + c.
-  __device__ static int key_in_tile(int h) { return warp() * 16 + h * 8 + lane() / 4; }
+  __device__ int key_in_tile(int h) const { return key_ + h * 8; }
   __device__ static void sync() { asm volatile("barrier.cta.sync 1, 128;" ::: "memory"); }
 
   // ---- Scores ----
 
-  /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
-  /// visible. Then the keys are released.
-  __device__ void finish_scores(const Tile& tile, float (&s)[kRows / 2]) const {
-    const bool check = tile.live() < kTileKeys || shared_.masked(tile.stage) != 0;
-    if (!kFoldScale || check) modify(tile, check, s);
-    if constexpr (kLatent) return;  // they are needed as values
-    __syncwarp();
-    if (lane() == 0) mbarrier_arrive(shared_.keys_empty(tile.stage));
-  }
-
-  /// Writes the maxima of this warp's columns, which `column_maxima` reads.
-  __device__ static void put_maxima(float* columns, const float (&s)[kRows / 2]) {
+  /// Turns scores into weights exp(score - reference), and rescales the sums of the rows. The
+  /// references are the largest `tops` so far, which belong to the scores: these themselves, or
+  /// near them. All four warps have the same. At this barrier all have written the maxima of their
+  /// columns and have read the weights of the previous tile; at that of `publish` all have written
+  /// their weights and read the maxima.
+  __device__ void weigh(float (&s)[kRows / 2], const float (&tops)[kRows / 2]) {
+    put_maxima(tops);
+    sync();
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
       float top[2];
+      column_maxima(j, top);
+      // Maxima soon stop rising.
+      if (!__all_sync(kAllLanes, top[0] == max_[j][0] && top[1] == max_[j][1])) raise(j, top);
 #pragma unroll
-      for (int c = 0; c < 2; ++c) top[c] = column_max(fmaxf(s[4 * j + c], s[4 * j + 2 + c]));
-      if (lane() < 4) put_pair(columns + warp() * kRows + column(j, 0), top[0], top[1]);
-    }
-  }
-  /// Returns the maxima of two columns, `before` included.
-  __device__ static void column_maxima(const float* columns, int j, const float (&before)[2],
-                                       float (&top)[2]) {
-    top[0] = before[0];
-    top[1] = before[1];
-#pragma unroll
-    for (int w = 0; w < kMathWarps; ++w) {
-      const float2 of_warp = *reinterpret_cast<const float2*>(columns + w * kRows + column(j, 0));
-      top[0] = fmaxf(top[0], of_warp.x);
-      top[1] = fmaxf(top[1], of_warp.y);
-    }
-  }
-
-  /// Sets the maximum of a column to `top`. Returns the reference of its exponents; `keep` is the
-  /// factor for the column's former sums.
-  __device__ static float raise(float& max, float top, float scale, float& keep) {
-    const float shift = exponent_shift(top, scale);
-    // Exactly 1 while the maximum stands: thousands of steps of a rounded 1 would add up.
-    keep = max == top ? 1.0f : weight_of(max, scale, shift);
-    max = top;
-    return shift;
-  }
-
-  /// Turns two scores of a column into weights. Returns the factor for the column's former sum.
-  __device__ float weigh(float& first, float& second, int j, int c, float top, float scale) {
-    float keep;
-    const float shift = raise(max_[j][c], top, scale, keep);
-    first = weight_of(first, scale, shift);
-    second = weight_of(second, scale, shift);
-    sum_[j][c] = sum_[j][c] * keep + (first + second);
-    return keep;
-  }
-
-  // Maxima soon stop rising; then there is nothing to multiply.
-  __device__ void rescale(int j, const float (&keep)[2]) {
-    if (__all_sync(kAllLanes, keep[0] == 1.0f && keep[1] == 1.0f)) return;
-#pragma unroll
-    for (int m = 0; m < kDimTiles; ++m) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) o_[m][4 * j + i] *= keep[i % 2];
+      for (int c = 0; c < 2; ++c) {
+        float& first = s[4 * j + c];
+        float& second = s[4 * j + 2 + c];
+        first = weight_of(first, scale_, shift_[j][c]);
+        second = weight_of(second, scale_, shift_[j][c]);
+        sum_[j][c] += first + second;
+      }
     }
   }
 
@@ -140,7 +101,7 @@ class DecodeMath {
   /// the tensor cores.
   __device__ void publish(const Tile& tile, const float (&weights)[kRows / 2]) const {
     put_weights(weights);
-    if (tile.live() < kTileKeys) clear_values(tile);
+    if (tile.live < kTileKeys) clear_values(tile);
     fence_proxy_async();
     sync();
   }
@@ -166,6 +127,7 @@ class DecodeMath {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         max_[j][c] = kNoKeys;
+        shift_[j][c] = exponent_shift(kNoKeys, scale_);
         sum_[j][c] = 0.0f;
       }
     }
@@ -174,17 +136,29 @@ class DecodeMath {
 #pragma unroll
       for (int i = 0; i < kRows / 2; ++i) o_[m][i] = 0.0f;
     }
-    kernel().begin(task);
-    const int tiles = DecodeStream::tiles_of(task);
+    kernel().begin(task, slot);
+    const int keys = task.keys;
 #pragma unroll 1
-    for (int i = 0; i < tiles; ++i, ++tile_) {
-      const Tile tile{task, slot, uniform(tile_ % kStages),
-                      static_cast<std::uint32_t>(tile_ / kStages % 2), i * kTileKeys};
+    for (int first = 0; first < keys; first += kTileKeys, stage_.advance()) {
+      const int stage = Kernel::kDescribesTiles ? uniform(stage_.place) : stage_.place;
+      const Tile tile{task, slot, stage, stage_.parity, first, keys - first};
       float s[kRows / 2];
+      mbarrier_wait(shared_.keys_full(tile.stage), tile.parity);
+      const bool check = shared_.masked(tile.stage) != 0 || tile.live < kTileKeys;
       kernel().multiply_keys(tile, s);
+      finish_scores(tile, check, s);
       kernel().softmax(s, tile);
       kernel().add_values(tile);
     }
+  }
+
+  /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
+  /// visible. Then the keys are released.
+  __device__ void finish_scores(const Tile& tile, bool check, float (&s)[kRows / 2]) const {
+    if (!kFoldScale || check) modify(tile, check, s);
+    if constexpr (kLatent) return;  // they are needed as values
+    __syncwarp();
+    if (lane() == 0) mbarrier_arrive(shared_.keys_empty(tile.stage));
   }
 
   __device__ void modify(const Tile& tile, bool check, float (&s)[kRows / 2]) const {
@@ -193,7 +167,7 @@ class DecodeMath {
       const int in_tile = key_in_tile(h);
       const Key key =
           key_of(shared_.visits(tile.stage)[in_tile / kBoxRows], tile.first_key + in_tile);
-      const bool is_live = key.number < tile.task.keys;
+      const bool is_live = in_tile < tile.live;
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {
 #pragma unroll
@@ -203,6 +177,47 @@ class DecodeMath {
           if constexpr (!kFoldScale) score = modified(p_, tile.task, row, key, score);
           if (check && !(is_live && sees(p_, tile.task, row, key))) score = kNoKeys;
         }
+      }
+    }
+  }
+
+  /// Writes the maxima of this warp's columns, which `column_maxima` reads.
+  __device__ void put_maxima(const float (&s)[kRows / 2]) const {
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      float top[2];
+#pragma unroll
+      for (int c = 0; c < 2; ++c) top[c] = column_max(fmaxf(s[4 * j + c], s[4 * j + 2 + c]));
+      if (lane() < 4) put_pair(own_columns() + 8 * j, top[0], top[1]);
+    }
+  }
+  /// Returns the maxima of two columns until now.
+  __device__ void column_maxima(int j, float (&top)[2]) const {
+    top[0] = max_[j][0];
+    top[1] = max_[j][1];
+#pragma unroll
+    for (int w = 0; w < kMathWarps; ++w) {
+      const float2 of_warp =
+          *reinterpret_cast<const float2*>(shared_.columns() + w * kRows + column(j, 0));
+      top[0] = fmaxf(top[0], of_warp.x);
+      top[1] = fmaxf(top[1], of_warp.y);
+    }
+  }
+
+  __device__ void raise(int j, const float (&top)[2]) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      float& max = max_[j][c];
+      float& shift = shift_[j][c];
+      shift = exponent_shift(top[c], scale_);
+      // Exactly 1 while the maximum stands: thousands of steps of a rounded 1 would add up.
+      const float keep = max == top[c] ? 1.0f : weight_of(max, scale_, shift);
+      max = top[c];
+      sum_[j][c] *= keep;
+#pragma unroll
+      for (int m = 0; m < kDimTiles; ++m) {
+        o_[m][4 * j + c] *= keep;
+        o_[m][4 * j + 2 + c] *= keep;
       }
     }
   }
@@ -220,24 +235,23 @@ class DecodeMath {
     for (int step = 4; step < 32; step *= 2) value += __shfl_xor_sync(kAllLanes, value, step);
     return value;
   }
+  /// Where this thread's first columns are those of its warp.
+  __device__ float* own_columns() const { return shared_.columns() + columns_at_; }
   __device__ static void put_pair(float* to, float first, float second) {
     *reinterpret_cast<float2*>(to) = float2{first, second};
   }
 
-  /// As rows of 64 keys: lane i has the address of row i % 8 of 8x8 matrix i / 8.
+  /// As rows of 64 keys.
   __device__ void put_weights(const float (&s)[kRows / 2]) const {
-    const std::uint32_t to = shared_.weights();
-    const int unit = warp() * 2 + lane() / 8 % 2;
+    const std::uint32_t to = shared_.weights() + weights_at_;
 #pragma unroll
     for (int j = 0; j + 1 < kTiles; j += 2) {
-      stmatrix_x4_trans(to + kImageWeights.unit((j + lane() / 16) * 8 + lane() % 8, unit),
-                        pair_of(s, j, 0), pair_of(s, j, 1), pair_of(s, j + 1, 0),
-                        pair_of(s, j + 1, 1));
+      stmatrix_x4_trans(to + kImageWeights.bytes(8 * j), pair_of(s, j, 0), pair_of(s, j, 1),
+                        pair_of(s, j + 1, 0), pair_of(s, j + 1, 1));
     }
     if constexpr (kTiles % 2 == 1) {
       constexpr int j = kTiles - 1;
-      stmatrix_x2_trans(to + kImageWeights.unit(j * 8 + lane() % 8, unit), pair_of(s, j, 0),
-                        pair_of(s, j, 1));
+      stmatrix_x2_trans(to + kImageWeights.bytes(8 * j), pair_of(s, j, 0), pair_of(s, j, 1));
     }
   }
   __device__ static std::uint32_t pair_of(const float (&s)[kRows / 2], int j, int h) {
@@ -248,7 +262,7 @@ class DecodeMath {
   /// latent pages are keys, too, which all warps have read by then.
   __device__ void clear_values(const Tile& tile) const {
     constexpr int kUnits = kImageV.stored_units();
-    const int live = tile.live();
+    const int live = tile.live;
     mbarrier_wait(shared_.values_full(tile.stage), tile.parity);
     for (int i = threadIdx.x; i < (kTileKeys - live) * kUnits; i += kMathThreads) {
       st_shared_v4(shared_.values(tile.stage) + kImageV.stored_unit(live + i / kUnits, i % kUnits),
@@ -263,7 +277,7 @@ class DecodeMath {
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
       const float sums[2] = {column_sum(sum_[j][0]), column_sum(sum_[j][1])};
-      if (lane() < 4) put_pair(columns + warp() * kRows + column(j, 0), sums[0], sums[1]);
+      if (lane() < 4) put_pair(own_columns() + 8 * j, sums[0], sums[1]);
     }
     sync();
 #pragma unroll
@@ -284,7 +298,7 @@ class DecodeMath {
 
   /// Returns whether a row needs the slow path: a product is NaN although all weights are numbers;
   /// or all weights rounded to 0, which takes scores so large that a unit in their last place
-  /// exceeds 100; or all exponents, with the scales of values added, are too small for float32.
+  /// exceeds 100; or, relative to a reference with the scale of a value, they exceed float32.
   __device__ bool spoilt(const DeviceTask& task) const {
     bool found = false;
 #pragma unroll
@@ -297,8 +311,7 @@ class DecodeMath {
           if (has_dims(m)) probe += o_[m][4 * j + c] * 0.0f + o_[m][4 * j + 2 + c] * 0.0f;
         }
         const bool is_lost =
-            max_[j][c] != kNoKeys &&
-            (sum_[j][c] == 0.0f || (kRowScales && max_[j][c] * exponent_scale(p_) == kNoKeys));
+            max_[j][c] != kNoKeys && (sum_[j][c] == 0.0f || (kRowScales && sum_[j][c] == -kNoKeys));
         found |=
             (is_lost || (probe != probe && sum_[j][c] == sum_[j][c])) && column(j, c) < task.rows;
       }
@@ -345,12 +358,20 @@ class DecodeMath {
   const AttendParams& p_;
   const DeviceScales& scales_;
   const DecodeShared& shared_;
-  float max_[kTiles][2];
-  float sum_[kTiles][2];  // over this thread's keys only, until the piece ends
+  const float scale_ = computed_here(exponent_scale(p_));
+  float max_[kTiles][2];    // the references of the exponents
+  float shift_[kTiles][2];  // `exponent_shift` of them
+  float sum_[kTiles][2];    // over this thread's keys only, until the piece ends
   float o_[kDimTiles][kRows / 2];
 
  private:
-  int tile_ = 0;  // of all that this thread block computed
+  // Opaque, so that they stay in registers instead of being computed again for each tile.
+  const int key_ = opaque(warp() * 16 + lane() / 4);  // of this thread, within a tile
+  const int columns_at_ = opaque(warp() * kRows + column(0, 0));
+  // Of row lane % 8 of 8x8 matrix lane / 8.
+  const int weights_at_ =
+      opaque(kImageWeights.unit(lane() / 16 * 8 + lane() % 8, warp() * 2 + lane() / 8 % 2));
+  RingTurn<kStages> stage_;
 };
 
 /// A thread block of a decode kernel.

@@ -73,9 +73,9 @@ class DecodeProducer {
   }
 
   __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit) {
-    const int stage = tile_ % kStages;
-    const std::uint32_t parity = tile_ / kStages % 2 ^ 1;
-    ++tile_;
+    const int stage = stage_.place;
+    const std::uint32_t parity = stage_.parity ^ 1;
+    stage_.advance();
     // Visits are read until the keys are released.
     mbarrier_wait(shared_.values_empty(stage), parity);
     if constexpr (!kLatent) mbarrier_wait(shared_.keys_empty(stage), parity);
@@ -132,7 +132,7 @@ class DecodeProducer {
   const HopperParams& p_;
   const DecodeShared& shared_;
   const int warp_;
-  int tile_ = 0;  // of all that this thread block brought
+  RingTurn<kStages> stage_;
 };
 
 }  // namespace kvmesh::cuda

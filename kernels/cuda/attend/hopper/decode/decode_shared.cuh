@@ -55,8 +55,6 @@ class DecodeShared : public SharedRings<kTile, kStages, kTile.visits()> {
   __device__ std::uint32_t weights() const { return address() + kTile.weights_offset(); }
   /// [kMathWarps][kRows]: the maxima of each warp's columns.
   __device__ float* columns() const { return at<float>(kTile.columns_offset()); }
-  /// The same for the maxima of weights.
-  __device__ float* weight_columns() const { return columns() + kMathWarps * kRows; }
   /// [kRows]: the divisor of each query row over float8 pages.
   __device__ float* query_factors(int slot) const {
     return at<float>(kTile.factors_offset()) + slot * kRows;

@@ -41,8 +41,7 @@ struct DecodeTile {
   /// Float8: a factor of each query row. Scales: of the keys, then of the values of a stage.
   constexpr int factors_bytes() const { return element_bytes == 1 ? rows * 4 : 0; }
   constexpr int scales_bytes() const { return row_scales ? 2 * kTileKeys * 4 : 0; }
-  /// Maxima of scores; with scales of rows also of weights.
-  constexpr int columns_bytes() const { return (row_scales ? 2 : 1) * kMathWarps * rows * 4; }
+  constexpr int columns_bytes() const { return kMathWarps * rows * 4; }
 
   // In the order in which they lie there. What the tensor cores read comes first, at multiples of
   // 1 KB.

@@ -76,6 +76,13 @@ struct KvImage {
     const int atom = atom_of(unit * elements);
     return stored_unit(row, unit + atom * (atom_elements() - atom_step()) / elements);
   }
+  /// Returns unit(row, unit + further) from `at`, which is unit(row, unit): for constants
+  /// `further`, multiples of a power of two that is larger than `unit`. That takes two
+  /// instructions. Only where atoms do not overlap.
+  constexpr int unit_after(int at, int further) const {
+    const int units = atom_units();
+    return (at ^ further % units * 16) + further / units * atom_bytes();
+  }
 
   /// The columns of products that read across rows, where each dim is to be computed once: one part
   /// of all dims or, where more than two atoms overlap, a part of those dims of each that the one

@@ -87,6 +87,25 @@ TEST(KvImage, ProductsFindEachDimAcrossRowsInOnePart) {
   }
 }
 
+// As decode_float8.cuh reads: from a lane's unit on, in steps of two for keys and of four for
+// values.
+TEST(KvImage, UnitsAfterAnotherAreFoundFromItsPlace) {
+  for (const int dim : {64, 128, 192, 256, 512, 576}) {
+    const KvImage image{dim, 1};
+    for (int row = 0; row < 32; ++row) {
+      for (const int step : {2, 4}) {
+        for (int further = 0; further < dim / 16; further += step) {
+          for (int unit = 0; unit < step; ++unit) {
+            EXPECT_EQ(image.unit_after(image.unit(row, unit), further),
+                      image.unit(row, unit + further))
+                << dim << ' ' << row << ' ' << unit << ' ' << further;
+          }
+        }
+      }
+    }
+  }
+}
+
 // As row_gather.cuh copies: a lane has a unit of an atom, and that of the next atom is a fixed
 // distance further.
 TEST(KvImage, GatheredRowsFillATileWithoutBankConflicts) {
