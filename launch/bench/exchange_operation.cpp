@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "kvmesh/error.hpp"
 #include "launch/bench/planned.hpp"
 
 namespace kvmesh::bench {
@@ -161,14 +162,28 @@ class GatherQueries : public Planned {
 class Step : public Combine {
  public:
   Step(Workload& workload, Machine& machine, const Options& options, std::int64_t queries)
-      : Combine(workload, machine, options, queries, queries), queries_(queries) {}
+      : Combine(workload, machine, options, queries, queries),
+        queries_(queries),
+        is_replanned_(options.manner == Manner::kLimits) {
+    if (!is_replanned_) return;
+    replan({});  // buffers that grow for the first replan do so before a capture
+    workload.mesh().wait({}, "bench: planning");
+  }
 
   Repeated repeated() override {
-    return {.work =
-                [this](int call, Stream stream) {
-                  plan_.run(call % layers_, input_, output_of_step(), stream);
-                },
-            .capturable = is_captured()};
+    Repeated steps{.work =
+                       [this](int call, Stream stream) {
+                         plan_.run(call % layers_, input_, output_of_step(), stream);
+                       },
+                   .capturable = is_captured()};
+    if (is_replanned_) {
+      steps.prepare = [this, captured = plan_.generation()](Stream stream) {
+        replan(stream);
+        if (plan_.generation() == captured) return;
+        throw Error("bench: the step has outgrown its captured graph");
+      };
+    }
+    return steps;
   }
   /// A reproducible step has no combine alone.
   Work align() override {
@@ -191,7 +206,12 @@ class Step : public Combine {
   bool rotates() const override { return quantity() == Quantity::kBytes; }
 
  private:
+  /// As an engine does between two replays. The sequences get the tokens that they had, so that a
+  /// turn reads as much as one of a plan without limits.
+  void replan(Stream stream) { workload_.replan(plan_, queries_, queries_, stream); }
+
   std::int64_t queries_;
+  bool is_replanned_;
 };
 
 }  // namespace

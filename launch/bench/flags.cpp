@@ -131,6 +131,10 @@ void add_extra_rows(const Adder& add, Flags& flags) {
       "decode, prefill and step have a row more (fixed): keys are read in pieces of this many "
       "tokens, a multiple of 128 and of the page size, so that no bit of a sequence's rows "
       "depends on the rest of the batch; 0: none");
+  add.flag("--limits", flags.limits,
+           "step has a row more (limits): by a plan with StepLimits that sequences of twice the "
+           "length would fit, replanned before each turn as an engine does before it replays a "
+           "graph; the time does not include the replan, see plan");
 }
 
 void add_effort(const Adder& add, Flags& flags) {

@@ -49,6 +49,7 @@ constexpr std::int64_t kMostTokens = std::int64_t{1} << 36;
 constexpr std::int64_t kMostPerShape = 1 << 12;
 constexpr std::int64_t kMostListed = 1 << 20;
 constexpr std::int64_t kMostWindowQueries = 64;  // more are not a read of keys and values
+constexpr std::int64_t kMostGraphRows = 64;      // see PlanOptions::limits
 constexpr std::int64_t kDrafts = 16;             // of each sequence, without --queries
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
 
@@ -234,7 +235,26 @@ std::vector<Manner> manners_of(const Flags& flags) {
   take("--tree", flags.tree > 0, Manner::kTree, false);
   take("--score-mod", flags.score_mod, Manner::kMod, false);
   take("--fixed-split", flags.fixed_split > 0, Manner::kFixed, true);
+  take("--limits", flags.limits, Manner::kLimits, false);
   return manners;
+}
+
+bool has_op(const Options& options, Op op) {
+  return std::ranges::find(options.ops, op) != options.ops.end();
+}
+
+// A captured graph takes few rows of each sequence and kv head. A GPU divides the heads of a group
+// of more than as many into blocks, if it can.
+void check_limits(const Flags& flags, const Options& options) {
+  if (!flags.limits) return;
+  if (!has_op(options, Op::kStep)) throw InvalidArgument("--limits is for --op step");
+  const std::int64_t queries = std::ranges::max(queries_of(options, Op::kStep));
+  const int group = flags.q_heads / flags.kv_heads;
+  if (queries * std::min<std::int64_t>(group, kMostGraphRows) <= kMostGraphRows) return;
+  throw InvalidArgument(
+      fmt::format("--limits, with {} queries of {} query heads per kv head: a graph takes up to {} "
+                  "rows of a sequence",
+                  queries, group, kMostGraphRows));
 }
 
 // Pages that a window has given up do not come back: all plans have the same newest queries.
@@ -249,10 +269,6 @@ void check_window(const Flags& flags, const Options& options) {
   if (flags.shared_prefix > 0 || flags.external || flags.nhd || flags.token_list > 0) {
     throw InvalidArgument("--window, with --shared-prefix, --external, --nhd or --token-list");
   }
-}
-
-bool has_op(const Options& options, Op op) {
-  return std::ranges::find(options.ops, op) != options.ops.end();
 }
 
 // A sequence that were shorter than the prefix would have to be its beginning.
@@ -320,6 +336,7 @@ Options resolve(const Flags& flags, Mesh& mesh) {
   if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
   take_lengths(flags.lengths, options);
   check_prefix(options);
+  check_limits(flags, options);
   check_window(flags, options);
   if (flags.state_bytes > 0 && !has_op(options, Op::kFork))
     throw InvalidArgument("--state-bytes is for --op fork");

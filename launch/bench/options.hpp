@@ -67,6 +67,7 @@ enum class Manner : std::uint8_t {
   kTree,    ///< the newest tokens of each sequence are a draft tree
   kMod,     ///< with a score mod of ten operations
   kFixed,   ///< with a fixed split
+  kLimits,  ///< by a plan with limits, which is planned again before each turn
 };
 
 /// The place of the drafts of a row of kCompact, and whether those that are kept move.
@@ -117,6 +118,7 @@ struct Flags {
   int tree = 0;
   bool score_mod = false;
   std::int64_t fixed_split = 0;
+  bool limits = false;
   int repeats = 15;
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;

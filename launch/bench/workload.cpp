@@ -178,13 +178,21 @@ void Workload::grow() {
 }
 
 StepPlan Workload::plan(std::int64_t append, std::int64_t queries, const PlanOptions& options) {
+  return cache_.plan(truncated(append, queries), options);
+}
+
+void Workload::replan(StepPlan& plan, std::int64_t append, std::int64_t queries, Stream stream) {
+  cache_.replan(plan, truncated(append, queries), stream);
+}
+
+std::vector<BatchEntry> Workload::truncated(std::int64_t append, std::int64_t queries) {
   std::vector<BatchEntry> batch;
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     const std::int64_t fresh = std::min(append, lengths_[i]);
     if (append > 0) cache_.truncate(sequences_[i], lengths_[i] - fresh);
     batch.push_back({sequences_[i], fresh, std::min(queries, lengths_[i])});
   }
-  return cache_.plan(batch, options);
+  return batch;
 }
 
 std::vector<BatchEntry> Workload::queried(std::int64_t queries) const {

@@ -59,6 +59,8 @@ class Workload {
   /// Plans a step of the whole batch: each sequence gets its last `append` tokens again and has
   /// `queries` newest queries; a shorter one has as many as its tokens. Valid until the next plan.
   StepPlan plan(std::int64_t append, std::int64_t queries, const PlanOptions& options);
+  /// Plans such a step in place, with the options of `plan`.
+  void replan(StepPlan& plan, std::int64_t append, std::int64_t queries, Stream stream);
 
   /// This rank's share of a plan with this many queries and new tokens.
   LayerInput input(const StepPlan& plan);
@@ -73,12 +75,14 @@ class Workload {
   const WorkloadShape& shape() const { return shape_; }
   std::span<const SequenceId> sequences() const { return sequences_; }
   std::span<const std::int64_t> lengths() const { return lengths_; }
-  Mesh& mesh() { return mesh_; }
+  Mesh& mesh() const { return mesh_; }
 
  private:
   void scatter_free_pages();
   void begin();
   void grow();
+  /// The batch of a plan, of which the sequences have been truncated by what it appends.
+  std::vector<BatchEntry> truncated(std::int64_t append, std::int64_t queries);
 
   Mesh& mesh_;
   Machine& machine_;

@@ -213,6 +213,28 @@ class Bench(unittest.TestCase):
                             (["--tree", -1], ["--tree -1"]), (["--token-list", 2**21], ["--token-list", "is over"])):
             self.expect_one_line(run(1, *TINY, *flag), *words)
 
+    def test_steps_of_a_plan_with_limits(self):
+        for ranks in (1, 2):
+            _, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", "1,5", "--lengths", "even,ragged",
+                                   "--op", "decode,step", "--limits")
+            rows = {(row["lengths"], row["op"], row["queries"], row["way"]): row for row in result["rows"]}
+            self.assertEqual(list(rows), [(lengths, op, queries, way) for lengths in ("even", "ragged")
+                                          for op, ways in (("decode", [""]), ("step", ["", "limits"]))
+                                          for queries in (1, 5) for way in ways])
+            for (lengths, op, queries, way), row in rows.items():
+                self.check_row(row, ranks)
+                if way == "limits":
+                    self.assertEqual(row["amount"], rows[lengths, op, queries, ""]["amount"])
+                    if DEVICE == "cuda" and ranks == 1:
+                        self.assertEqual(row["timing"], "graph")
+        # Pages that a window gave up are not wanted again.
+        _, result = self.bench(1, "--batch", 2, "--context", 40, "--op", "step", "--limits", "--window", 8)
+        self.assertEqual([row["way"] for row in result["rows"]], ["", "limits"])
+        for flags, words in ((["--op", "decode"], ["--limits", "--op step"]),
+                             (["--shared-prefix", 8], ["--limits", "--shared-prefix"]),
+                             (["--op", "step", "--queries", "1,33"], ["--limits", "33 queries of 2 query heads", "64"])):
+            self.expect_one_line(run(1, *TINY, "--limits", *flags), *words)
+
     def test_a_window_of_every_second_layer(self):
         for ranks in (1, 2):
             table, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", 2, "--window", 11,
