@@ -142,7 +142,7 @@ PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<T
     sequence.pages.push_back(page.index);
     sequence.tokens += page.tokens();
   });
-  for (int layer = 0; layer < workload.shape().layers; ++layer) {
+  for (const int layer : workload.attended_layers()) {
     reads.pools.push_back(workload.cache().pool(layer));
   }
   return reads;
@@ -159,7 +159,7 @@ PageReads token_reads(Workload& workload, std::span<const std::int32_t> lists, s
     sequence.pages.push_back(page.index() * page_size + static_cast<std::int32_t>(offset));
     ++sequence.tokens;
   });
-  for (int layer = 0; layer < workload.shape().layers; ++layer) {
+  for (const int layer : workload.attended_layers()) {
     KvPool& pool = reads.pools.emplace_back(workload.cache().pool(layer));
     cut_into_tokens(pool.k);
     cut_into_tokens(pool.v);

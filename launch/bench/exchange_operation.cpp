@@ -140,7 +140,7 @@ class GatherQueries : public Planned {
   Repeated repeated() override {
     return {.work =
                 [this](int call, Stream stream) {
-                  plan_.gather_queries(call % layers_, mine_, gathered_, stream);
+                  plan_.gather_queries(workload_.attended_layer(call), mine_, gathered_, stream);
                 },
             .capturable = is_captured_};
   }
@@ -173,7 +173,8 @@ class Step : public Combine {
   Repeated repeated() override {
     Repeated steps{.work =
                        [this](int call, Stream stream) {
-                         plan_.run(call % layers_, input_, output_of_step(), stream);
+                         plan_.run(workload_.attended_layer(call), input_, output_of_step(),
+                                   stream);
                        },
                    .capturable = is_captured()};
     if (is_replanned_) {

@@ -95,11 +95,13 @@ void add_plan(const Adder& add, Flags& flags) {
             "kinds of layers, each with a mask of its own, for plan: at most as many as --layers");
   add.value("--window", flags.window,
             "positions that queries of every second layer see, in a layer group that gives up its "
-            "other pages; decode and step are then means of both kinds of layers; 0: none");
+            "other pages; decode and step are then means of both kinds of layers, plan is of both "
+            "together; 0: none");
   add.value(
       "--state-bytes", flags.state_bytes,
-      "fork has a row more (states): every second layer has a state of as many bytes for each "
-      "sequence, which its fork copies; 0: none");
+      "step, plan and fork have a row more (states): the layers alternate with layers that have a "
+      "state of as many bytes for each sequence, as of linear attention, which the model computes "
+      "and forks copy; 0: none");
   add.value(
       "--shared-prefix", flags.shared_prefix,
       "tokens that the sequences of a batch begin with together, in whole pages; decode, step and "

@@ -85,7 +85,7 @@ Row measure_operation(Workload& workload, Machine& machine, const Options& optio
   const double amount = total(mesh, operation->amount());
   // If nothing moves between the ranks, there is no limit.
   const std::vector<Ceiling> ceilings = amount > 0 ? operation->ceilings() : std::vector<Ceiling>{};
-  const int layers = workload.shape().layers;
+  const auto layers = static_cast<int>(workload.attended_layers().size());
   const Counts counts = choose_counts(mesh, machine, options, *operation, ceilings, layers);
   const Turns turns = time_turns(mesh, machine, *operation, ceilings, counts);
   Row row{.what = case_of(workload.shape(), op, queries),

@@ -30,7 +30,7 @@ class Attend : public Planned {
 
   Repeated repeated() override {
     return {.work = [this](int call, Stream stream) {
-      const int layer = call % layers_;
+      const int layer = workload_.attended_layer(call);
       if (tables_) return by_tables(layer, stream);
       if (output_ == Output::kFinal) {
         plan_.run(layer, input_, final_, stream);  // appends no tokens
@@ -106,7 +106,7 @@ class Append : public Planned {
 
   Repeated repeated() override {
     return {.work = [this](int call, Stream stream) {
-      plan_.append(call % layers_, input_.k, input_.v, stream);
+      plan_.append(workload_.attended_layer(call), input_.k, input_.v, stream);
     }};
   }
   /// The bytes written, and the bytes read for them.
@@ -129,8 +129,9 @@ class Append : public Planned {
              .repeated = {.work =
                               [this, from, bytes](int call, Stream stream) {
                                 if (bytes == 0) return;
-                                machine_.copy(workload_.cache().pool(call % layers_).k.data,
-                                              from.data, bytes, stream);
+                                machine_.copy(
+                                    workload_.cache().pool(workload_.attended_layer(call)).k.data,
+                                    from.data, bytes, stream);
                               }},
              .as_often = true}};
   }

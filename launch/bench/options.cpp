@@ -50,7 +50,8 @@ constexpr std::int64_t kMostPerShape = 1 << 12;
 constexpr std::int64_t kMostListed = 1 << 20;
 constexpr std::int64_t kMostWindowQueries = 64;  // more are not a read of keys and values
 constexpr std::int64_t kMostGraphRows = 64;      // see PlanOptions::limits
-constexpr std::int64_t kDrafts = 16;             // of each sequence, without --queries
+constexpr std::int64_t kStateAlignment = 16, kMostStateBytes = (std::int64_t{1} << 33) - 16;
+constexpr std::int64_t kDrafts = 16;  // of each sequence, without --queries
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
 
 template <class Value>
@@ -163,7 +164,8 @@ Shape shape_of(const Flags& flags, int head_parallel) {
           .kv_scales = launch::scale_kind_from(flags.kv_scales),
           .reproducible = flags.reproducible,
           .window = at_most("--window", not_negative("--window", flags.window), kMostTokens),
-          .state_bytes = not_negative("--state-bytes", flags.state_bytes)};
+          .state_bytes = at_most("--state-bytes", not_negative("--state-bytes", flags.state_bytes),
+                                 kMostStateBytes)};
 }
 
 // More ranks would have to meet: that is `step`.
@@ -181,7 +183,7 @@ bool takes_partials(Op op, Output output) {
   return op == Op::kCombine || (attends && output == Output::kPartial);
 }
 
-bool has_windows(Op op) { return op == Op::kDecode || op == Op::kStep; }
+bool has_windows(Op op) { return op == Op::kDecode || op == Op::kStep || op == Op::kPlan; }
 
 // All of steps, or what a reproducible cache has: no float32 partials leave its steps.
 std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
@@ -262,13 +264,30 @@ void check_window(const Flags& flags, const Options& options) {
   if (flags.window == 0) return;
   for (const Op op : options.ops) {
     if (has_windows(op)) continue;
-    throw InvalidArgument(fmt::format("--window, with --op {}: it has decode and step", name(op)));
+    throw InvalidArgument(
+        fmt::format("--window, with --op {}: it has decode, step and plan", name(op)));
   }
   if (options.queries.size() > 1) throw InvalidArgument("--window is for one number of --queries");
   at_most("--window: --queries", queries_of(options, Op::kDecode).front(), kMostWindowQueries);
   if (flags.shared_prefix > 0 || flags.external || flags.nhd || flags.token_list > 0) {
     throw InvalidArgument("--window, with --shared-prefix, --external, --nhd or --token-list");
   }
+}
+
+// --kinds are of layers that share their pages, and a fork of a shared prefix is no new state.
+void check_states(const Flags& flags, const Options& options) {
+  if (flags.kinds > 1 && (flags.window > 0 || flags.state_bytes > 0)) {
+    throw InvalidArgument("--kinds, with --window or --state-bytes");
+  }
+  if (flags.state_bytes == 0) return;
+  if (std::ranges::none_of(options.ops, has_states)) {
+    throw InvalidArgument("--state-bytes is for --op step, plan and fork");
+  }
+  if (flags.state_bytes % kStateAlignment != 0) {
+    throw InvalidArgument(
+        fmt::format("--state-bytes {} is no multiple of {}", flags.state_bytes, kStateAlignment));
+  }
+  if (flags.shared_prefix > 0) throw InvalidArgument("--state-bytes, with --shared-prefix");
 }
 
 // A sequence that were shorter than the prefix would have to be its beginning.
@@ -338,8 +357,7 @@ Options resolve(const Flags& flags, Mesh& mesh) {
   check_prefix(options);
   check_limits(flags, options);
   check_window(flags, options);
-  if (flags.state_bytes > 0 && !has_op(options, Op::kFork))
-    throw InvalidArgument("--state-bytes is for --op fork");
+  check_states(flags, options);
   return options;
 }
 

@@ -14,7 +14,6 @@ class Planned : public Operation {
           std::int64_t queries)
       : workload_(workload),
         machine_(machine),
-        layers_(workload.shape().layers),
         plan_(workload.plan(append, queries, plan_options(workload, options, queries))),
         input_(workload.input(plan_)),
         prefix_(options.shares_prefixes ? Prefix::kOnce : Prefix::kOfEach) {
@@ -24,7 +23,6 @@ class Planned : public Operation {
  protected:
   Workload& workload_;
   Machine& machine_;
-  int layers_;
   StepPlan plan_;
   LayerInput input_;
   Prefix prefix_;

@@ -146,11 +146,38 @@ class Bench(unittest.TestCase):
         _, result = self.bench(1, "--op", "fork", "--batch", 1, "--context", 6, "--kv-dtype", "float8_e4m3", "--layers", 1)
         self.assertEqual([(row["way"], row["amount"]) for row in result["rows"]],
                          [("", 2 * KV_HEADS * (DIM + V_DIM + 8))])
-        for flags, words in ((["--state-bytes", 64], ["--state-bytes", "--op fork"]),
-                             (["--op", "fork", "--state-bytes", -16], ["--state-bytes -16"]),
-                             (["--op", "fork", "--state-bytes", 24], ["state", "24"]),
-                             (["--op", "fork", "--shared-prefix", 8], ["--shared-prefix", "fork"])):
-            self.expect_one_line(run(1, *TINY, "--batch", 1, "--context", 50, *flags), *words)
+        self.expect_one_line(run(1, *TINY, "--op", "fork", "--shared-prefix", 8), "--shared-prefix", "fork")
+
+    def test_states_of_sequences_have_rows_of_their_own(self):
+        for ranks, head_parallel in ((1, 1), (2, 1), (2, 2)):
+            table, result = self.bench(ranks, "--op", "decode,step,plan", "--batch", 3, "--context", 100, "--queries", 2,
+                                       "--state-bytes", 64, "--layers", 4, "--head-parallel", head_parallel, "--sinks")
+            rows = {(row["op"], row["way"]): row for row in result["rows"]}
+            self.assertEqual(list(rows), [("decode", ""), ("decode", "sinks"), ("step", ""), ("step", "sinks"),
+                                          ("step", "states"), ("plan", ""), ("plan", "states")])
+            self.assertEqual(rows["step", "states"]["amount"], rows["step", ""]["amount"])
+            # Two of its four layers are attended to.
+            self.assertEqual([rows["step", way]["layers"] for way in ("", "states")], [4, 2])
+            for row in result["rows"]:
+                self.check_row(row, ranks // head_parallel)
+            self.assertIn("plan/states", table)
+        # With a window a third of the layers is of each kind.
+        _, result = self.bench(2, "--batch", 3, "--context", 100, "--window", 11, "--state-bytes", 64, "--layers", 6)
+        self.assertEqual([(row["op"], row["way"], row["layers"]) for row in result["rows"]],
+                         [("decode", "", 6), ("step", "", 6), ("step", "states", 4), ("plan", "", 6),
+                          ("plan", "states", 6)])
+        for flags, words in ((["--op", "decode"], ["--state-bytes", "--op step, plan and fork"]),
+                             (["--shared-prefix", 8], ["--state-bytes", "--shared-prefix"]),
+                             (["--layers", 4, "--kinds", 2], ["--kinds", "--state-bytes"]),
+                             (["--state-bytes", -16], ["--state-bytes -16"]), (["--state-bytes", 24], ["--state-bytes 24", "16"]),
+                             (["--state-bytes", 2**33], ["--state-bytes", "is over"])):
+            states = [] if "--state-bytes" in flags else ["--state-bytes", 64]
+            self.expect_one_line(run(1, *TINY, *states, *flags), *words)
+        # Keys and values of a layer fit, with states of a layer they do not.
+        _, result = self.bench(1, "--batch", 3, "--context", 100, "--op", "decode,step", "--state-bytes", 2**20,
+                               "--memory-gib", 0.002)
+        self.assertEqual([row["op"] for row in result["rows"]], ["decode"])
+        self.assertIn("needs", result["skipped"][0]["reason"])
 
     def test_every_case_has_a_row_that_is_consistent(self):
         for ranks in (1, 2):
@@ -239,7 +266,8 @@ class Bench(unittest.TestCase):
         for ranks in (1, 2):
             table, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", 2, "--window", 11,
                                        "--layers", 3)
-            self.assertEqual([row["op"] for row in result["rows"]], ["decode", "step"])
+            self.assertEqual([row["op"] for row in result["rows"]], ["decode", "step", "plan"])
+            self.check_row(result["rows"].pop())
             self.assertEqual(result["window"], 11)
             self.assertIn("a window of 11 in every second layer", table)
             token, rows = KV_HEADS * (DIM + V_DIM) * 2, ranks * 3 * 2 * HEADS
@@ -252,11 +280,16 @@ class Bench(unittest.TestCase):
                 self.assertLess(result["rows"][0]["error"], 0.02)
         for flags, words in ((["--op", "decode,combine"], ["--window", "--op combine"]),
                              (["--queries", "1,2"], ["--window", "--queries"]), (["--queries", 65], ["--queries 65 is over 64"]),
-                             (["--external"], ["--window", "--external"])):
+                             (["--external"], ["--window", "--external"]),
+                             (["--layers", 4, "--kinds", 2], ["--kinds", "--window"])):
             self.expect_one_line(run(1, *TINY, "--window", 8, *flags), *words)
+        # Whatever comes first: a plan lengthens the sequences, whose windows then give up pages.
+        _, result = self.bench(1, "--batch", 2, "--context", 40, "--window", 8, "--op", "plan,decode,plan,step",
+                               "--lengths", "even,ragged")
+        self.assertEqual([row["op"] for row in result["rows"]], 2 * ["plan", "decode", "plan", "step"])
         self.expect_one_line(run(1, *TINY, "--window", -1), "--window -1")
         _, result = self.bench(1, "--batch", 2, "--context", 40, "--window", 8, "--reproducible")
-        self.assertEqual([row["op"] for row in result["rows"]], ["step"])
+        self.assertEqual([row["op"] for row in result["rows"]], ["step", "plan"])
 
     def test_amounts(self):
         for ranks in (1, 2):
