@@ -13,6 +13,11 @@ namespace {
 // values.
 constexpr std::int64_t kFewQueries = 64;
 
+/// kAuto but for the largest combines to all (see CombineStrategy).
+bool exchanges_all_to_all(CombineStrategy strategy) {
+  return strategy == CombineStrategy::kAuto || strategy == CombineStrategy::kAllToAll;
+}
+
 std::int64_t sum(const std::vector<std::int64_t>& values) {
   return std::accumulate(values.begin(), values.end(), std::int64_t{0});
 }
@@ -62,6 +67,9 @@ class Combine : public Planned {
         traffic_(
             combine_traffic(workload, plan_, options.scatter,
                             options.way == WayKind::kPeer ? options.travels_as : Dtype::kFloat32)),
+        between_hosts_(exchanges_all_to_all(options.strategy)
+                           ? host_traffic(workload, plan_, options.scatter)
+                           : std::nullopt),
         is_captured_(machine.captures_combine(options.way) &&
                      (!workload.shape().model.reproducible || machine.captures_exchange())) {}
 
@@ -76,6 +84,7 @@ class Combine : public Planned {
     if (workload_.mesh().kv_parallel() == 1) return alone_bytes();
     return static_cast<double>(sum(traffic_.sent));
   }
+  std::optional<HostTraffic> between_hosts() override { return between_hosts_; }
   std::vector<Ceiling> ceilings() override {
     if (workload_.mesh().kv_parallel() == 1) return {copying()};
     return {exchange_.ceiling(workload_.mesh(), machine_, traffic_)};
@@ -115,6 +124,7 @@ class Combine : public Planned {
   Partial mine_;
   CombineOutput output_;
   Traffic traffic_;
+  std::optional<HostTraffic> between_hosts_;
   bool is_captured_;
   GrowingTensor from_, to_;
   Exchange exchange_;
@@ -186,6 +196,8 @@ class Step : public Combine {
     }
     return steps;
   }
+  /// With limits its rows may be others than the plan's.
+  std::optional<HostTraffic> between_hosts() override { return std::nullopt; }
   /// A reproducible step has no combine alone.
   Work align() override {
     const bool is_whole =

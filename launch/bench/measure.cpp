@@ -29,6 +29,17 @@ double total(Mesh& mesh, double mine) {
   return mine;
 }
 
+// REQUIRES: the same counts on every rank.
+std::optional<HostTraffic> total(Mesh& mesh, const std::optional<HostTraffic>& mine) {
+  if (!mine) return std::nullopt;
+  const auto sum = [&](std::int64_t bytes) {
+    return static_cast<std::int64_t>(total(mesh, static_cast<double>(bytes)));
+  };
+  HostTraffic all{.flat = sum(mine->flat)};
+  if (mine->hierarchical) all.hierarchical = sum(*mine->hierarchical);
+  return all;
+}
+
 Repeated plain(const Repeated& repeated, int calls) {
   return {.work = repeated.work, .calls = calls, .capturable = false};
 }
@@ -103,6 +114,7 @@ Row measure_operation(Workload& workload, Machine& machine, const Options& optio
   row.ceiling = top(0);
   row.read = top(1);
   row.error = operation->error();
+  row.between_hosts = total(mesh, operation->between_hosts());
   return row;
 }
 

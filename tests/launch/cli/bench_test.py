@@ -32,6 +32,14 @@ def run(ranks, *arguments):
     return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
 
 
+def run_on_two_hosts(*arguments):
+    """Four ranks, of which the launcher says that two are on each host."""
+    on_host = 'h=$((OMPI_COMM_WORLD_RANK / 2)); KVMESH_HOST=$h NCCL_HOSTID=$h exec "$0" "$@"'
+    command = [MPIEXEC, "-q", "--oversubscribe", "--bind-to", "none", "-np", "4", "sh", "-c", on_host,
+               KVMESH, "bench", "--device", DEVICE, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+
+
 def script(name, *arguments):
     return subprocess.run([sys.executable, pathlib.Path(FOLDER) / name, *map(str, arguments)],
                           capture_output=True, text=True, errors="replace", timeout=60)
@@ -313,6 +321,24 @@ class Bench(unittest.TestCase):
             self.assertEqual(row["ceiling"]["name"], "exchange of as many bytes")
             self.assertIn(f'{100 * row["share"]:.1f} %', table)
         self.expect_one_line(run(1, *TINY, "--op", "gather"), "--op gather", "several kv ranks")
+
+    def test_combines_count_the_bytes_between_hosts(self):
+        """Two queries of a sequence on all four ranks: each host owns the rows of two of four heads."""
+        done = run_on_two_hosts(*TINY, "--lengths", 3000, "--queries", 2, "--op", "combine,step", "--json",
+                                self.folder / "hosts.json")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        rows = json.loads((self.folder / "hosts.json").read_text())["rows"]
+        combines = [row for row in rows if row["op"] == "combine" and row["way"] != "recipe"]
+        self.assertTrue(combines)
+        once = 2 * HEADS * 4 * (V_DIM + 1)  # each row leaves the host that does not own it
+        for row in rows:
+            self.assertEqual(row.get("between_hosts"),
+                             {"flat": 2 * once, "hierarchical": once} if row in combines else None)
+        self.assertRegex(done.stdout, r"combine.* to other hosts [\d.]+ kB, merged within hosts first [\d.]+ kB")
+        self.assertIn("To other hosts:", done.stdout)
+        table, result = self.bench(2, "--batch", 1, "--context", 40, "--op", "combine")
+        self.assertNotIn("between_hosts", result["rows"][0])
+        self.assertNotIn("other hosts", table)
 
     def test_float8_pages(self):
         """Tensors keep --dtype; pages take a byte an element and two scales a token and head."""
