@@ -5,6 +5,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "comm/combine/nccl/device_combine_plan.hpp"
 #include "comm/combine/plan_digest.hpp"
 #include "launch/bench/amounts.hpp"
 
@@ -119,6 +120,37 @@ TEST(HostTraffic, IsWhatTheWaysSend) {
       EXPECT_EQ(sums.counted.flat, sums.flat);
       EXPECT_EQ(sums.counted.hierarchical, sums.hierarchical);
     }
+  }
+}
+
+// Over NCCL the same rows go flat; each then takes a multiple of 16 bytes.
+TEST(HostTraffic, HasTheRowsOfMessagesOfNccl) {
+  const WorkloadShape shape = shape_of({9, 3000, 30, 2500, 1, 12});
+  for (const HostLayout& hosts : kLayouts) {
+    std::atomic<std::int64_t> unused = 0;
+    on_hosts(
+        hosts, shape,
+        [&](Workload& workload) {
+          const int me = workload.mesh().kv_rank().value;
+          for (const Scatter scatter :
+               {Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner}) {
+            const StepPlan plan = workload.plan(0, 2, {.scatter = scatter});
+            const DeviceCombinePlan messages =
+                plan_device_combine({plan.query_tokens(), shape.model.q_heads, shape.model.v_dim},
+                                    {.scatter = scatter,
+                                     .strategy = CombineStrategy::kAllToAll,
+                                     .participation = &plan.participation()},
+                                    me, workload.mesh().kv_parallel());
+            std::int64_t rows = 0;
+            for (int rank = 0; rank < messages.ranks; ++rank) {
+              if (rank / hosts.per_host != me / hosts.per_host)
+                rows += messages.sent[static_cast<std::size_t>(rank)].rows;
+            }
+            EXPECT_EQ(host_traffic(workload, plan, scatter)->flat, rows * kRowBytes)
+                << name(scatter) << ", rank " << me;
+          }
+        },
+        unused);
   }
 }
 
