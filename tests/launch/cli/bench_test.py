@@ -37,7 +37,7 @@ def run_on_two_hosts(*arguments):
     on_host = 'h=$((OMPI_COMM_WORLD_RANK / 2)); KVMESH_HOST=$h NCCL_HOSTID=$h exec "$0" "$@"'
     command = [MPIEXEC, "-q", "--oversubscribe", "--bind-to", "none", "-np", "4", "sh", "-c", on_host,
                KVMESH, "bench", "--device", DEVICE, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
 
 
 def script(name, *arguments):
