@@ -106,6 +106,28 @@ std::int64_t tokens_of(const Participation& participation, Rank from, Rank to, S
   return count;
 }
 
+/// Rows that this rank's host, merged, has for the ranks at this rank's place on other hosts; none
+/// if the hierarchical way refuses the combine. See comm/combine/hierarchical/hierarchical_way.hpp.
+std::optional<std::int64_t> rows_once_per_host(const Participation& participation, Scatter scatter,
+                                               const HostLayout& hosts, Rank me,
+                                               std::int64_t heads) {
+  const int ranks = hosts.hosts * hosts.per_host, place = me.value % hosts.per_host;
+  const int first = me.value - place;
+  const bool takes = scatter == Scatter::kAll || (scatter == Scatter::kHeads && heads % ranks == 0);
+  if (!hosts.is_hierarchy() || !takes) return std::nullopt;
+  const IndexRange tokens = scatter == Scatter::kAll
+                                ? share_of(participation.tokens(), place, hosts.per_host)
+                                : IndexRange{0, participation.tokens()};
+  std::int64_t count = 0;
+  for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+    bool is_here = false;
+    for (int rank = first; rank < first + hosts.per_host; ++rank)
+      is_here = is_here || participation.has(token, {rank});
+    count += is_here ? 1 : 0;
+  }
+  return count * (hosts.hosts - 1) * (scatter == Scatter::kAll ? heads : heads / ranks);
+}
+
 }  // namespace
 
 double attend_bytes(Workload& workload, std::int64_t queries, Output output, Prefix prefix) {
@@ -142,7 +164,7 @@ PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<T
     sequence.pages.push_back(page.index);
     sequence.tokens += page.tokens();
   });
-  for (int layer = 0; layer < workload.shape().layers; ++layer) {
+  for (const int layer : workload.attended_layers()) {
     reads.pools.push_back(workload.cache().pool(layer));
   }
   return reads;
@@ -159,7 +181,7 @@ PageReads token_reads(Workload& workload, std::span<const std::int32_t> lists, s
     sequence.pages.push_back(page.index() * page_size + static_cast<std::int32_t>(offset));
     ++sequence.tokens;
   });
-  for (int layer = 0; layer < workload.shape().layers; ++layer) {
+  for (const int layer : workload.attended_layers()) {
     KvPool& pool = reads.pools.emplace_back(workload.cache().pool(layer));
     cut_into_tokens(pool.k);
     cut_into_tokens(pool.v);
@@ -208,6 +230,25 @@ Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatte
     traffic.received.push_back(bytes({rank}, me));
   }
   return traffic;
+}
+
+std::optional<HostTraffic> host_traffic(Workload& workload, const StepPlan& plan, Scatter scatter) {
+  Mesh& mesh = workload.mesh();
+  const HostLayout& hosts = mesh.device_group().hosts();
+  if (hosts.hosts == 1) return std::nullopt;
+  const Shape& model = workload.shape().model;
+  const Traffic traffic = combine_traffic(workload, plan, scatter);
+  HostTraffic between;
+  for (int rank = 0; rank < mesh.kv_parallel(); ++rank) {
+    const bool is_far = rank / hosts.per_host != mesh.kv_rank().value / hosts.per_host;
+    if (is_far) between.flat += traffic.sent[static_cast<std::size_t>(rank)];
+  }
+  between.hierarchical = rows_once_per_host(plan.participation(), scatter, hosts, mesh.kv_rank(),
+                                            my_heads(workload, model.q_heads));
+  if (between.hierarchical) {
+    *between.hierarchical *= (model.v_dim + 1) * static_cast<std::int64_t>(sizeof(float));
+  }
+  return between;
 }
 
 Traffic gather_traffic(Workload& workload, const StepPlan& plan) {

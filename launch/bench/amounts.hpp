@@ -1,6 +1,7 @@
 // The fewest bytes and operations that one call of an operation needs on this rank.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -45,7 +46,18 @@ struct Traffic {
 };
 Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatter,
                         Dtype travels_as = Dtype::kFloat32);
-/// The same for a query gather: each rank's share of this rank's heads, to all others.
+
+/// Bytes that this rank sends to kv ranks of other hosts in a combine by all-to-alls of float32
+/// rows: every rank to each row's owners; and where each host merges its rows first, as the
+/// hierarchical way does, if that takes the combine.
+struct HostTraffic {
+  std::int64_t flat = 0;
+  std::optional<std::int64_t> hierarchical{};
+};
+/// Returns none if all kv ranks lie on one host.
+std::optional<HostTraffic> host_traffic(Workload& workload, const StepPlan& plan, Scatter scatter);
+/// The same as combine_traffic for a query gather: each rank's share of this rank's heads, to all
+/// others.
 Traffic gather_traffic(Workload& workload, const StepPlan& plan);
 
 }  // namespace kvmesh::bench

@@ -52,6 +52,7 @@ class CpuMachine : public Machine {
     Turns result;
     result.ceilings.resize(ceilings.size());
     for (int turn = 0; turn < turns; ++turn) {
+      if (operation.prepare) operation.prepare({});
       barrier(mesh_.world(), "bench: operation");
       result.operation.push_back(seconds_a_call(operation));
       for (std::size_t i = 0; i < ceilings.size(); ++i) {

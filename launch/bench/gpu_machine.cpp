@@ -77,6 +77,7 @@ class GpuMachine : public Machine {
     std::vector<std::vector<CudaEvent>> marks(static_cast<std::size_t>(turns));
     for (std::vector<CudaEvent>& turn : marks) {
       turn = std::vector<CudaEvent>(tops.size() + 2);
+      if (operation.prepare) operation.prepare({stream_.get()});
       first.enqueue();
       turn[0].record(stream_.get());
       work.enqueue();

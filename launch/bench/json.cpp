@@ -31,6 +31,11 @@ Json json_of(const Row::Top& top) {
           {"rate", top.measured.rate()}};
 }
 
+Json json_of(const HostTraffic& bytes) {
+  return {{"flat", bytes.flat},
+          {"hierarchical", bytes.hierarchical ? Json(*bytes.hierarchical) : Json()}};
+}
+
 Json json_of(const Row& row) {
   Json json = json_of(row.what);
   json.update({{"layers", row.layers},
@@ -46,6 +51,7 @@ Json json_of(const Row& row) {
                {"share", nullptr}});
   json["error"] = row.error ? Json(*row.error) : Json();
   if (row.on_device) json["on_device"] = json_of(*row.on_device);
+  if (row.between_hosts) json["between_hosts"] = json_of(*row.between_hosts);
   if (!row.ceiling) return json;
   json["ceiling"] = json_of(*row.ceiling);
   if (row.read) json["read"] = json_of(*row.read);

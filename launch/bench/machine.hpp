@@ -24,6 +24,8 @@ struct Repeated {
   Work work{};
   int calls = 1;
   bool capturable = true;  ///< in a CUDA graph
+  /// The host's work before each turn, untimed; what it gives to the stream is not timed either.
+  std::function<void(Stream stream)> prepare{};
 };
 
 /// The clock of a row.
@@ -73,7 +75,8 @@ class Machine {
 
   /// Measures `turns` turns: the operation, then the ceilings; on a GPU without a wait of the host
   /// between them. `align`, if given, runs before each operation, untimed: it brings the ranks'
-  /// devices together, so that no rank's time includes a wait for another rank's ceiling.
+  /// devices together, so that no rank's time includes a wait for another rank's ceiling. It comes
+  /// after the operation's `prepare`.
   /// Collective over the mesh.
   virtual Turns time(const Repeated& operation, std::span<const Repeated> ceilings,
                      const Work& align, int turns) = 0;

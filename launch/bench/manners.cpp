@@ -85,6 +85,8 @@ bool has_manner(Op op, Manner manner) {
       return op == Op::kDecode;
     case Manner::kTree:
       return op == Op::kDecode || op == Op::kStep;
+    case Manner::kLimits:
+      return op == Op::kStep;
     case Manner::kPlain:
       break;
   }
@@ -96,8 +98,8 @@ bool is_by_tables(Manner manner) {
 }
 
 std::string_view name(Manner manner) {
-  constexpr std::array<std::string_view, 8> kNames{"",     "tables", "nhd", "sinks",
-                                                   "list", "tree",   "mod", "fixed"};
+  constexpr std::array<std::string_view, 9> kNames{"",     "tables", "nhd",   "sinks", "list",
+                                                   "tree", "mod",    "fixed", "limits"};
   return kNames.at(static_cast<std::size_t>(manner));
 }
 
@@ -113,6 +115,13 @@ PlanOptions plan_options(const Workload& workload, const Options& options, std::
   }
   if (options.manner == Manner::kMod) how.score = mod_of(options.shape.q_heads);
   if (options.manner == Manner::kFixed) how.fixed_split_tokens = options.fixed_split;
+  if (options.manner == Manner::kLimits) {
+    const WorkloadShape& shape = workload.shape();
+    // For sequences of twice the length.
+    how.limits = StepLimits{.sequences = shape.batch,
+                            .query_tokens = queries,
+                            .pages = 2 * pages_per_rank(shape, workload.mesh().kv_parallel())};
+  }
   return how;
 }
 
@@ -128,6 +137,7 @@ Sees seen_by(const Workload& workload, const Options& options, std::int64_t quer
     case Manner::kSinks:
     case Manner::kMod:
     case Manner::kFixed:
+    case Manner::kLimits:
       break;
   }
   return {};

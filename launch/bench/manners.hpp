@@ -9,8 +9,8 @@
 
 namespace kvmesh::bench {
 
-/// Returns the name in a row: "tables", "nhd", "sinks", "list", "tree", "mod" or "fixed"; empty
-/// for the plain manner.
+/// Returns the name in a row: "tables", "nhd", "sinks", "list", "tree", "mod", "fixed" or "limits";
+/// empty for the plain manner.
 std::string_view name(Manner manner);
 /// Whether an operation has rows of a manner beside the plain ones.
 bool has_manner(Op op, Manner manner);

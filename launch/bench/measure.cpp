@@ -29,6 +29,17 @@ double total(Mesh& mesh, double mine) {
   return mine;
 }
 
+// REQUIRES: the same counts on every rank.
+std::optional<HostTraffic> total(Mesh& mesh, const std::optional<HostTraffic>& mine) {
+  if (!mine) return std::nullopt;
+  const auto sum = [&](std::int64_t bytes) {
+    return static_cast<std::int64_t>(total(mesh, static_cast<double>(bytes)));
+  };
+  HostTraffic all{.flat = sum(mine->flat)};
+  if (mine->hierarchical) all.hierarchical = sum(*mine->hierarchical);
+  return all;
+}
+
 Repeated plain(const Repeated& repeated, int calls) {
   return {.work = repeated.work, .calls = calls, .capturable = false};
 }
@@ -85,7 +96,7 @@ Row measure_operation(Workload& workload, Machine& machine, const Options& optio
   const double amount = total(mesh, operation->amount());
   // If nothing moves between the ranks, there is no limit.
   const std::vector<Ceiling> ceilings = amount > 0 ? operation->ceilings() : std::vector<Ceiling>{};
-  const int layers = workload.shape().layers;
+  const auto layers = static_cast<int>(workload.attended_layers().size());
   const Counts counts = choose_counts(mesh, machine, options, *operation, ceilings, layers);
   const Turns turns = time_turns(mesh, machine, *operation, ceilings, counts);
   Row row{.what = case_of(workload.shape(), op, queries),
@@ -103,6 +114,7 @@ Row measure_operation(Workload& workload, Machine& machine, const Options& optio
   row.ceiling = top(0);
   row.read = top(1);
   row.error = operation->error();
+  row.between_hosts = total(mesh, operation->between_hosts());
   return row;
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "launch/bench/amounts.hpp"
 #include "launch/bench/summary.hpp"
 #include "launch/bench/workload.hpp"
 
@@ -47,6 +48,7 @@ struct Row {
   std::optional<Top> read{};           ///< a plain read of memory, where that is not the ceiling
   std::optional<double> error{};       ///< of its output (see output_error), where that is compared
   std::optional<Summary> on_device{};  ///< of a plan on a GPU: until that has done it
+  std::optional<HostTraffic> between_hosts{};  ///< of a combine over hosts: all ranks' together
 
   double share() const {
     return ceiling ? operation.rate() / ceiling->measured.rate() : std::nan("");

@@ -20,6 +20,8 @@ class Operation {
   virtual Quantity quantity() const { return Quantity::kBytes; }
   /// The amount of this rank.
   virtual double amount() = 0;
+  /// Of this rank; none for operations that are not counted so.
+  virtual std::optional<HostTraffic> between_hosts() { return std::nullopt; }
   /// The first ceiling is that of the share.
   virtual std::vector<Ceiling> ceilings() = 0;
   /// Runs it once more, on layer 0, and compares with float64; none if there is nothing to compare.

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <optional>
 
+#include "launch/bench/ways.hpp"
 #include "launch/common/scale_flag.hpp"
 
 namespace kvmesh::bench {
@@ -48,7 +49,9 @@ constexpr std::int64_t kMostTokens = std::int64_t{1} << 36;
 constexpr std::int64_t kMostPerShape = 1 << 12;
 constexpr std::int64_t kMostListed = 1 << 20;
 constexpr std::int64_t kMostWindowQueries = 64;  // more are not a read of keys and values
-constexpr std::int64_t kDrafts = 16;             // of each sequence, without --queries
+constexpr std::int64_t kMostGraphRows = 64;      // see PlanOptions::limits
+constexpr std::int64_t kStateAlignment = 16, kMostStateBytes = (std::int64_t{1} << 33) - 16;
+constexpr std::int64_t kDrafts = 16;  // of each sequence, without --queries
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
 
 template <class Value>
@@ -161,7 +164,8 @@ Shape shape_of(const Flags& flags, int head_parallel) {
           .kv_scales = launch::scale_kind_from(flags.kv_scales),
           .reproducible = flags.reproducible,
           .window = at_most("--window", not_negative("--window", flags.window), kMostTokens),
-          .state_bytes = not_negative("--state-bytes", flags.state_bytes)};
+          .state_bytes = at_most("--state-bytes", not_negative("--state-bytes", flags.state_bytes),
+                                 kMostStateBytes)};
 }
 
 // More ranks would have to meet: that is `step`.
@@ -179,7 +183,7 @@ bool takes_partials(Op op, Output output) {
   return op == Op::kCombine || (attends && output == Output::kPartial);
 }
 
-bool has_windows(Op op) { return op == Op::kDecode || op == Op::kStep; }
+bool has_windows(Op op) { return op == Op::kDecode || op == Op::kStep || op == Op::kPlan; }
 
 // All of steps, or what a reproducible cache has: no float32 partials leave its steps.
 std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
@@ -204,56 +208,6 @@ std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
         name(op)));
   }
   return ops;
-}
-
-const std::array kWays{
-    Way{"auto", std::nullopt, CombineStrategy::kAuto},
-    Way{"host", WayKind::kHost, CombineStrategy::kAuto},
-    Way{"staged", WayKind::kStaged, CombineStrategy::kAuto},
-    Way{"nccl", WayKind::kNccl, CombineStrategy::kAuto},
-    Way{"peer", WayKind::kPeer, CombineStrategy::kAuto},
-    Way{"hierarchical", WayKind::kHierarchical, CombineStrategy::kAuto},
-    Way{"recipe", WayKind::kNccl, CombineStrategy::kReduceScatter},
-};
-static_assert(kWays.size() == kWayKinds + 2, "every way, auto and recipe");
-
-bool has_way(Mesh& mesh, WayKind kind) {
-  const bool gpu = mesh.device().kind == DeviceKind::kCuda;
-  switch (kind) {
-    case WayKind::kHost:
-      return !gpu;
-    case WayKind::kStaged:
-      return gpu;
-    case WayKind::kNccl:
-      return mesh.device_group().nccl() != nullptr;
-    case WayKind::kPeer:
-      return mesh.device_group().peer_window() != nullptr;
-    case WayKind::kHierarchical:
-      return mesh.device_group().hosts().is_hierarchy() &&
-             (!gpu || mesh.device_group().nccl() != nullptr);
-  }
-  return false;
-}
-
-std::vector<Way> ways_of(const Flags& flags, Mesh& mesh) {
-  std::vector<Way> ways;
-  for (const std::string& asked : flags.ways) {
-    const auto* way = std::ranges::find(kWays, asked, &Way::name);
-    if (way == kWays.end()) {
-      throw InvalidArgument(fmt::format(
-          "--ways '{}' is none of auto, host, staged, nccl, peer, hierarchical, recipe", asked));
-    }
-    if (way->kind && !has_way(mesh, *way->kind)) {
-      throw InvalidArgument(fmt::format("--ways {}: these ranks do not have it", asked));
-    }
-    ways.push_back(*way);
-  }
-  if (!ways.empty() || mesh.device().kind != DeviceKind::kCuda || mesh.kv_parallel() == 1) {
-    return ways;
-  }
-  std::ranges::copy_if(kWays, std::back_inserter(ways),
-                       [&](const Way& way) { return way.kind && has_way(mesh, *way.kind); });
-  return ways;
 }
 
 int kinds_of(const Flags& flags) {
@@ -283,7 +237,26 @@ std::vector<Manner> manners_of(const Flags& flags) {
   take("--tree", flags.tree > 0, Manner::kTree, false);
   take("--score-mod", flags.score_mod, Manner::kMod, false);
   take("--fixed-split", flags.fixed_split > 0, Manner::kFixed, true);
+  take("--limits", flags.limits, Manner::kLimits, false);
   return manners;
+}
+
+bool has_op(const Options& options, Op op) {
+  return std::ranges::find(options.ops, op) != options.ops.end();
+}
+
+// A captured graph takes few rows of each sequence and kv head. A GPU divides the heads of a group
+// of more than as many into blocks, if it can.
+void check_limits(const Flags& flags, const Options& options) {
+  if (!flags.limits) return;
+  if (!has_op(options, Op::kStep)) throw InvalidArgument("--limits is for --op step");
+  const std::int64_t queries = std::ranges::max(queries_of(options, Op::kStep));
+  const int group = flags.q_heads / flags.kv_heads;
+  if (queries * std::min<std::int64_t>(group, kMostGraphRows) <= kMostGraphRows) return;
+  throw InvalidArgument(
+      fmt::format("--limits, with {} queries of {} query heads per kv head: a graph takes up to {} "
+                  "rows of a sequence",
+                  queries, group, kMostGraphRows));
 }
 
 // Pages that a window has given up do not come back: all plans have the same newest queries.
@@ -291,7 +264,8 @@ void check_window(const Flags& flags, const Options& options) {
   if (flags.window == 0) return;
   for (const Op op : options.ops) {
     if (has_windows(op)) continue;
-    throw InvalidArgument(fmt::format("--window, with --op {}: it has decode and step", name(op)));
+    throw InvalidArgument(
+        fmt::format("--window, with --op {}: it has decode, step and plan", name(op)));
   }
   if (options.queries.size() > 1) throw InvalidArgument("--window is for one number of --queries");
   at_most("--window: --queries", queries_of(options, Op::kDecode).front(), kMostWindowQueries);
@@ -300,8 +274,20 @@ void check_window(const Flags& flags, const Options& options) {
   }
 }
 
-bool has_op(const Options& options, Op op) {
-  return std::ranges::find(options.ops, op) != options.ops.end();
+// --kinds are of layers that share their pages, and a fork of a shared prefix is no new state.
+void check_states(const Flags& flags, const Options& options) {
+  if (flags.kinds > 1 && (flags.window > 0 || flags.state_bytes > 0)) {
+    throw InvalidArgument("--kinds, with --window or --state-bytes");
+  }
+  if (flags.state_bytes == 0) return;
+  if (std::ranges::none_of(options.ops, has_states)) {
+    throw InvalidArgument("--state-bytes is for --op step, plan and fork");
+  }
+  if (flags.state_bytes % kStateAlignment != 0) {
+    throw InvalidArgument(
+        fmt::format("--state-bytes {} is no multiple of {}", flags.state_bytes, kStateAlignment));
+  }
+  if (flags.shared_prefix > 0) throw InvalidArgument("--state-bytes, with --shared-prefix");
 }
 
 // A sequence that were shorter than the prefix would have to be its beginning.
@@ -369,9 +355,9 @@ Options resolve(const Flags& flags, Mesh& mesh) {
   if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
   take_lengths(flags.lengths, options);
   check_prefix(options);
+  check_limits(flags, options);
   check_window(flags, options);
-  if (flags.state_bytes > 0 && !has_op(options, Op::kFork))
-    throw InvalidArgument("--state-bytes is for --op fork");
+  check_states(flags, options);
   return options;
 }
 

@@ -37,6 +37,8 @@ enum class Op : std::uint8_t {
 inline bool moves_pages(Op op) { return op >= Op::kMove; }
 /// Times of all layers together, by the host's clock.
 inline bool is_by_host(Op op) { return op >= Op::kPlan; }
+/// Has a row with states beside it.
+inline bool has_states(Op op) { return op == Op::kStep || op == Op::kPlan || op == Op::kFork; }
 /// Measured only if --op has it.
 inline bool is_extra(Op op) { return op == Op::kGather || op > Op::kPlan; }
 
@@ -67,6 +69,7 @@ enum class Manner : std::uint8_t {
   kTree,    ///< the newest tokens of each sequence are a draft tree
   kMod,     ///< with a score mod of ten operations
   kFixed,   ///< with a fixed split
+  kLimits,  ///< by a plan with limits, which is planned again before each turn
 };
 
 /// The place of the drafts of a row of kCompact, and whether those that are kept move.
@@ -117,6 +120,7 @@ struct Flags {
   int tree = 0;
   bool score_mod = false;
   std::int64_t fixed_split = 0;
+  bool limits = false;
   int repeats = 15;
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;
@@ -140,10 +144,12 @@ struct Shape {
   /// The number of positions that queries of every second layer see, which are a layer group of
   /// their own; 0: all layers are alike.
   std::int64_t window = 0;
-  /// Of the states that every second layer has in a row more of kFork; 0: no such row.
+  /// Of the states that layers of their own have, in a row more of some operations; 0: no such row.
   std::int64_t state_bytes = 0;
 
   Dtype page_dtype() const { return kv_dtype.value_or(dtype); }
+  /// The number of kinds of layers, which alternate: with every key, with a window, with states.
+  int layer_kinds() const { return 1 + (window > 0 ? 1 : 0) + (state_bytes > 0 ? 1 : 0); }
   bool is_latent() const { return page_kind == PageKind::kLatent; }
   /// Elements of a token and KV head: its key, and its value unless that is part of the key.
   std::int64_t row_elements() const { return is_latent() ? k_dim : k_dim + v_dim; }
@@ -201,7 +207,8 @@ std::string text_of(const std::vector<std::int64_t>& listed);
 /// Returns one set of options for each row of `op` with the same queries: `combine` and `gather`
 /// have a row for each way, operations that may share a prefix have one that does and one that does
 /// not, attention has one for each manner of the options, `compact` one for each place of the
-/// drafts that `queries` of them can have, and `fork` one with states, if the shape has them.
+/// drafts that `queries` of them can have. Operations with has_states have one with states, if the
+/// shape has them; the other rows' shapes have none.
 std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op,
                                                      std::int64_t queries);
 

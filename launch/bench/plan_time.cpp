@@ -32,18 +32,17 @@ PlanOptions plan_options(const WorkloadShape& shape, const Options& options, std
 }
 
 /// Each turn appends, so the sequences must have room for all.
-int turns_of(Workload& workload, const Options& options, std::int64_t tokens) {
-  return static_cast<int>(
-      std::min<std::int64_t>(std::int64_t{options.repeats} * kTurnsPerRepeat,
-                             std::ranges::min(workload.lengths()) / tokens - 1));
+int turns_of(std::span<const std::int64_t> lengths, const Options& options, std::int64_t tokens) {
+  return static_cast<int>(std::min<std::int64_t>(std::int64_t{options.repeats} * kTurnsPerRepeat,
+                                                 std::ranges::min(lengths) / tokens - 1));
 }
 
-/// Truncates the sequences so that they have their whole lengths after `turns + 1` steps.
-std::vector<BatchEntry> truncated_batch(Workload& workload, int turns, std::int64_t tokens) {
+/// Truncates the sequences by as many tokens.
+std::vector<BatchEntry> truncated_batch(Workload& workload, std::int64_t by, std::int64_t tokens) {
   std::vector<BatchEntry> batch;
   for (std::size_t i = 0; i < workload.sequences().size(); ++i) {
     const SequenceId sequence = workload.sequences()[i];
-    workload.cache().truncate(sequence, workload.lengths()[i] - (turns + 1) * tokens);
+    workload.cache().truncate(sequence, workload.lengths()[i] - by);
     batch.push_back({sequence, tokens});
   }
   return batch;
@@ -79,11 +78,18 @@ PlanTimes time_plans(Workload& workload, StepPlan& plan, const std::vector<Batch
 
 }  // namespace
 
+// Those of all turns, and of the one before them.
+std::int64_t tokens_of_plans(std::span<const std::int64_t> lengths, const Options& options,
+                             std::int64_t tokens) {
+  return (turns_of(lengths, options, tokens) + 1) * tokens;
+}
+
 Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens) {
   const WorkloadShape& shape = workload.shape();
   StepPlan plan = workload.cache().plan({}, plan_options(shape, options, tokens));
-  const int turns = turns_of(workload, options, tokens);
-  const std::vector<BatchEntry> batch = truncated_batch(workload, turns, tokens);
+  const int turns = turns_of(workload.lengths(), options, tokens);
+  const std::vector<BatchEntry> batch =
+      truncated_batch(workload, tokens_of_plans(workload.lengths(), options, tokens), tokens);
   const PlanTimes times = time_plans(workload, plan, batch, turns);
   Row row{.what = case_of(shape, Op::kPlan, tokens),
           .layers = shape.layers,

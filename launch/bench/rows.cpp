@@ -20,19 +20,9 @@ Rows rows_of_drafts(const Options& options, std::int64_t drafts) {
   return rows;
 }
 
-Rows rows_of_forks(const Options& options) {
-  Options of_keys = options;
-  of_keys.shape.state_bytes = 0;
-  Rows rows{{"", of_keys}};
-  if (options.shape.state_bytes > 0) rows.emplace_back("states", options);
-  return rows;
-}
-
-}  // namespace
-
-Rows rows_of(const Options& options, Op op, std::int64_t queries) {
+/// The rows of an operation without states.
+Rows rows_of_keys(const Options& options, Op op, std::int64_t queries) {
   if (op == Op::kCompact) return rows_of_drafts(options, queries);
-  if (op == Op::kFork) return rows_of_forks(options);
   const bool attends_few = op == Op::kDecode || op == Op::kStep || op == Op::kPlan;
   if (options.shared_prefix > 0 && attends_few) {
     Options alone = options;
@@ -60,6 +50,16 @@ Rows rows_of(const Options& options, Op op, std::int64_t queries) {
     if (way.strategy != CombineStrategy::kAuto) of_way.strategy = way.strategy;
     rows.emplace_back(way.name, of_way);
   }
+  return rows;
+}
+
+}  // namespace
+
+Rows rows_of(const Options& options, Op op, std::int64_t queries) {
+  Options of_keys = options;
+  of_keys.shape.state_bytes = 0;
+  Rows rows = rows_of_keys(of_keys, op, queries);
+  if (options.shape.state_bytes > 0 && has_states(op)) rows.emplace_back("states", options);
   return rows;
 }
 

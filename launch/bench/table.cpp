@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 #include "launch/bench/report.hpp"
@@ -7,7 +8,7 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr const char* kCase = "{:<14} {:>5} {:>6} {:>8} {:>7} {:>7} ";
+constexpr const char* kCase = "{:<20} {:>5} {:>6} {:>8} {:>7} {:>7} ";
 constexpr const char* kNumbers = "{:>11} {:>21} {:>9} {:>9} {:>9} {:<8} {:>7}{}\n";
 
 // 1 -> "1.000", 1234.5 -> "1235": four digits that count.
@@ -30,14 +31,28 @@ Unit unit_of(const Row& row) {
 // Rounding to 16 bits is some thousandths.
 constexpr double kLargestError = 0.02;
 
+std::string launches(const Row& row) {
+  return row.timing == Timing::kStream ? "  not captured: the host's launches count" : "";
+}
+
+std::string between_hosts(const HostTraffic& bytes) {
+  const auto kilobytes = [](std::int64_t count) {
+    return digits(1e-3 * static_cast<double>(count)) + " kB";
+  };
+  std::string text = "  to other hosts " + kilobytes(bytes.flat);
+  if (bytes.hierarchical) text += ", merged within hosts first " + kilobytes(*bytes.hierarchical);
+  return text;
+}
+
 std::string note(const Row& row) {
   if (row.error && !(*row.error <= kLargestError)) {
     return fmt::format("  WRONG: off by {:.2g} of the largest number", *row.error);
   }
+  if (row.between_hosts) return between_hosts(*row.between_hosts) + launches(row);
   if (row.on_device) {
     return fmt::format("  on the device after {} us", digits(1e6 * row.on_device->median));
   }
-  return row.timing == Timing::kStream ? "  not captured: the host's launches count" : "";
+  return launches(row);
 }
 
 std::string begin_of_line(const Case& what, int ranks) {
@@ -97,6 +112,12 @@ std::string footing(std::span<const Row> rows) {
       "measured "
       "turn by turn with the operation (read: a streaming read, where the ceiling is another):\n";
   for (const std::string& line : ceilings) text += line;
+  const auto crosses = [](const Row& row) { return row.between_hosts.has_value(); };
+  if (std::ranges::any_of(rows, crosses)) {
+    text +=
+        "To other hosts: the bytes of all ranks together, counted from the plan as all-to-alls of "
+        "float32 rows send them.\n";
+  }
   return text;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <random>
 
 #include "launch/bench/scales.hpp"
@@ -11,20 +12,33 @@ namespace {
 
 constexpr std::int64_t kHomeTokens = 2048;  // the cache's default, by which pages are counted here
 
-/// Every second layer, from the second on; none without a window. A group has as many pages as the
-/// other one, since the whole sequence is appended at once.
-std::vector<LayerGroup> groups_of(const WorkloadShape& shape) {
-  if (shape.model.window == 0) return {};
-  LayerGroup group{.window = shape.model.window};
-  for (int layer = 1; layer < shape.layers; layer += 2) group.layers.push_back(layer);
-  return {group};
+/// States of a rank: all sequences may have theirs there, and Workload::with_a_state makes one
+/// more.
+std::int64_t states_per_rank(const WorkloadShape& shape) { return shape.batch + 1; }
+
+/// The kinds of layers but the first. A window has as many pages as the layers without one, since
+/// the whole sequence is appended at once.
+std::vector<LayerGroup> groups_of(const WorkloadShape& shape, std::int64_t pages) {
+  std::vector<LayerGroup> groups;
+  if (shape.model.window > 0) groups.push_back({.window = shape.model.window});
+  if (shape.model.state_bytes > 0) {
+    const auto states = static_cast<double>(states_per_rank(shape));
+    groups.push_back({.page_share = states / static_cast<double>(pages),
+                      .state_bytes = shape.model.state_bytes});
+  }
+  for (int layer = 0; layer < shape.layers; ++layer) {
+    const int kind = layer % shape.model.layer_kinds();
+    if (kind > 0) groups[static_cast<std::size_t>(kind - 1)].layers.push_back(layer);
+  }
+  return groups;
 }
 
 CacheOptions options_of(const WorkloadShape& shape, int kv_parallel) {
-  CacheOptions options = cache_options(shape, pages_per_rank(shape, kv_parallel));
+  const std::int64_t pages = pages_per_rank(shape, kv_parallel);
+  CacheOptions options = cache_options(shape, pages);
   options.home_threshold_tokens = kHomeTokens;
   options.reproducible = shape.model.reproducible;
-  options.groups = groups_of(shape);
+  options.groups = groups_of(shape, pages);
   return options;
 }
 
@@ -87,6 +101,12 @@ std::int64_t layer_bytes(const WorkloadShape& shape, const Mesh& mesh) {
          (model.kv_heads / mesh.head_parallel()) * model.page_row_bytes();
 }
 
+std::int64_t bytes_of_kinds(const WorkloadShape& shape, const Mesh& mesh) {
+  const std::int64_t state_bytes = shape.model.state_bytes;
+  const int attended = shape.model.layer_kinds() - (state_bytes > 0 ? 1 : 0);
+  return attended * layer_bytes(shape, mesh) + states_per_rank(shape) * state_bytes;
+}
+
 CacheOptions cache_options(const WorkloadShape& shape, std::int64_t pages) {
   return {.layers = shape.layers,
           .q_heads = shape.model.q_heads,
@@ -123,27 +143,46 @@ Workload::Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape)
       lengths_(lengths_of(shape)),
       cache_(mesh, options_of(shape, mesh.kv_parallel())) {
   for (int layer = 0; layer < shape.layers; ++layer) {
-    unsigned seed = PagePlanes::kMost * static_cast<unsigned>(layer);
-    for (const TensorView& plane : cache_.planes(layer)) {
-      const bool is_scales = plane.dtype != shape.model.page_dtype();
-      machine.fill(plane, is_scales ? kScalePattern : fill_pattern(plane.dtype), ++seed);
-    }
+    if (cache_.group_options(cache_.group_of(layer)).state_bytes == 0) attended_.push_back(layer);
   }
+  fill_pools();
   scatter_free_pages();
   grow();
 }
 
+void Workload::fill_pools() {
+  for (const int layer : attended_) {
+    unsigned seed = PagePlanes::kMost * static_cast<unsigned>(layer);
+    for (const TensorView& plane : cache_.planes(layer)) {
+      const bool is_scales = plane.dtype != shape_.model.page_dtype();
+      machine_.fill(plane, is_scales ? kScalePattern : fill_pattern(plane.dtype), ++seed);
+    }
+  }
+}
+
 // A page that is freed is the first to be handed out again, so freeing all pages in random order
-// makes the pools resemble those of a server that has run for long.
+// makes the pools resemble those of a server that has run for long. Each is of a sequence of its
+// own; there are fewer states than pages, so with states all are forks of a sequence that has one.
 void Workload::scatter_free_pages() {
+  std::optional<SequenceId> parent;
+  if (shape_.model.state_bytes > 0) parent = with_a_state();
+  const std::int64_t page = shape_.model.page_size;
   std::vector<SequenceId> single(static_cast<std::size_t>(cache_.allocator().free_pages()));
   for (SequenceId& sequence : single) {
-    sequence = cache_.create();
-    cache_.reserve(sequence, shape_.model.page_size);
+    sequence = parent ? cache_.fork(*parent) : cache_.create();
+    cache_.reserve(sequence, parent ? 2 * page : page);
   }
+  if (parent) single.push_back(*parent);
   std::mt19937_64 random(1);  // the same on every rank
   std::ranges::shuffle(single, random);
   for (const SequenceId sequence : single) cache_.erase(sequence);
+}
+
+/// A sequence of one page.
+SequenceId Workload::with_a_state() {
+  const SequenceId sequence = cache_.create();
+  static_cast<void>(cache_.plan({{sequence, shape_.model.page_size, 0}}));
+  return sequence;
 }
 
 // With what all sequences have in common: then the others are forks of the first.
@@ -168,7 +207,7 @@ void Workload::grow() {
   }
   std::vector<BatchEntry> batch, newest;
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
-    const std::int64_t last = shape_.model.window > 0 ? std::min(shape_.queries, lengths_[i]) : 0;
+    const std::int64_t last = shape_.model.window > 0 ? std::min(shape_.again, lengths_[i]) : 0;
     batch.push_back({sequences_[i], lengths_[i] - shared - last, 0});
     newest.push_back({sequences_[i], last, last});
   }
@@ -178,13 +217,21 @@ void Workload::grow() {
 }
 
 StepPlan Workload::plan(std::int64_t append, std::int64_t queries, const PlanOptions& options) {
+  return cache_.plan(truncated(append, queries), options);
+}
+
+void Workload::replan(StepPlan& plan, std::int64_t append, std::int64_t queries, Stream stream) {
+  cache_.replan(plan, truncated(append, queries), stream);
+}
+
+std::vector<BatchEntry> Workload::truncated(std::int64_t append, std::int64_t queries) {
   std::vector<BatchEntry> batch;
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     const std::int64_t fresh = std::min(append, lengths_[i]);
     if (append > 0) cache_.truncate(sequences_[i], lengths_[i] - fresh);
     batch.push_back({sequences_[i], fresh, std::min(queries, lengths_[i])});
   }
-  return cache_.plan(batch, options);
+  return batch;
 }
 
 std::vector<BatchEntry> Workload::queried(std::int64_t queries) const {

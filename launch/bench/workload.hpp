@@ -19,8 +19,9 @@ struct WorkloadShape {
   int layers = 1;
   std::int64_t shared_prefix = 0;      ///< tokens of whole pages that all sequences begin with
   std::vector<std::int64_t> listed{};  ///< of kListed; then batch and context are its size and mean
-  /// With a window: the newest queries of each sequence of which every plan has as many.
-  std::int64_t queries = 1;
+  /// With a window: the newest tokens of each sequence that plans append or query again. What only
+  /// earlier ones see has been given up.
+  std::int64_t again = 1;
 };
 
 /// A batch of sequences of these lengths.
@@ -34,8 +35,10 @@ std::int64_t newest(std::span<const std::int64_t> lengths, std::int64_t tokens);
 
 /// Pages that a rank's pool must have.
 std::int64_t pages_per_rank(const WorkloadShape& shape, int kv_parallel);
-/// Bytes of this rank's pool of one layer.
+/// Bytes of this rank's pool of one layer with keys and values.
 std::int64_t layer_bytes(const WorkloadShape& shape, const Mesh& mesh);
+/// Bytes of this rank's pools of one layer of each kind (Shape::layer_kinds).
+std::int64_t bytes_of_kinds(const WorkloadShape& shape, const Mesh& mesh);
 
 /// The options of a cache with as many pages per rank, whose layers are all alike.
 CacheOptions cache_options(const WorkloadShape& shape, std::int64_t pages);
@@ -59,6 +62,8 @@ class Workload {
   /// Plans a step of the whole batch: each sequence gets its last `append` tokens again and has
   /// `queries` newest queries; a shorter one has as many as its tokens. Valid until the next plan.
   StepPlan plan(std::int64_t append, std::int64_t queries, const PlanOptions& options);
+  /// Plans such a step in place, with the options of `plan`.
+  void replan(StepPlan& plan, std::int64_t append, std::int64_t queries, Stream stream);
 
   /// This rank's share of a plan with this many queries and new tokens.
   LayerInput input(const StepPlan& plan);
@@ -73,18 +78,29 @@ class Workload {
   const WorkloadShape& shape() const { return shape_; }
   std::span<const SequenceId> sequences() const { return sequences_; }
   std::span<const std::int64_t> lengths() const { return lengths_; }
-  Mesh& mesh() { return mesh_; }
+  /// The layers with keys and values.
+  std::span<const int> attended_layers() const { return attended_; }
+  /// The layer of call number `call`: they take turns.
+  int attended_layer(int call) const {
+    return attended_[static_cast<std::size_t>(call) % attended_.size()];
+  }
+  Mesh& mesh() const { return mesh_; }
 
  private:
+  void fill_pools();
+  SequenceId with_a_state();
   void scatter_free_pages();
   void begin();
   void grow();
+  /// The batch of a plan, of which the sequences have been truncated by what it appends.
+  std::vector<BatchEntry> truncated(std::int64_t append, std::int64_t queries);
 
   Mesh& mesh_;
   Machine& machine_;
   WorkloadShape shape_;
   std::vector<std::int64_t> lengths_;
   KvCache cache_;
+  std::vector<int> attended_;
   std::vector<SequenceId> sequences_;
   GrowingTensor q_, k_, v_, o_, lse_, merged_, sinks_;
 };

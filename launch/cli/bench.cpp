@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <ctime>
+#include <optional>
 
 #include "launch/bench/measure.hpp"
+#include "launch/bench/plan_time.hpp"
 #include "launch/bench/report.hpp"
 #include "launch/cli/agree.hpp"
 #include "launch/cli/host_memory.hpp"
@@ -107,14 +109,13 @@ class Cases {
         memory_(common_memory(mesh, options, machine)),
         rotate_bytes_(common_rotation(mesh, machine)) {}
 
-  void run(WorkloadShape shape) {
+  void run(const WorkloadShape& shape) {
     const std::vector<std::int64_t> lengths = lengths_of(shape);
-    std::optional<Workload> workload;  // one cache for all that fits beside it
-    const std::int64_t layer = layer_bytes(shape, mesh_);
     for (const Op op : options_.ops) {
       for (const std::int64_t queries : queries_of(options_, op)) {
         const std::int64_t needed =
-            fewest_layers(shape) * layer + tensor_bytes(shape, mesh_, op, queries);
+            bytes_of_kinds(has_states(op) ? shape : without_states(shape), mesh_) +
+            tensor_bytes(shape, mesh_, op, queries);
         if (has_too_few(shape, lengths, op, queries)) {
           skip(shape, op, queries, "more queries than the sequences have tokens");
         } else if (needed > memory_) {
@@ -122,21 +123,14 @@ class Cases {
                fmt::format("needs {} a rank of {}", human_bytes(static_cast<double>(needed)),
                            human_bytes(static_cast<double>(memory_))));
         } else {
-          if (!workload) {
-            shape.layers = layers_of(layer, shape);
-            check_host_memory(mesh_, static_cast<double>(layer) * shape.layers);
-            workload.emplace(mesh_, machine_, shape);
-          }
           for (const auto& [way, options] : rows_of(options_, op, queries)) {
-            report_.add(measure(*workload, machine_, options, op, queries, way));
+            Workload& workload = workload_of(shape_of_row(shape, options, op, queries));
+            report_.add(measure(workload, machine_, options, op, queries, way));
           }
         }
       }
     }
-    if (!workload) return;
-    const std::int64_t bytes = workload->cache().pool_bytes();
-    workload.reset();
-    machine_.cool_down(bytes);
+    leave_workload();
   }
 
  private:
@@ -153,26 +147,63 @@ class Cases {
     return op == Op::kPlan ? 4 * queries > shortest : queries > longest;
   }
 
-  // One of each kind.
-  static int fewest_layers(const WorkloadShape& shape) {
-    return shape.model.window > 0 || shape.model.state_bytes > 0 ? 2 : 1;
+  static WorkloadShape without_states(WorkloadShape shape) {
+    shape.model.state_bytes = 0;
+    return shape;
   }
 
-  // Enough layers to exceed the caches, but no more than fit beside the tensors of all operations.
-  int layers_of(std::int64_t layer, const WorkloadShape& shape) const {
+  // The rows of fork have caches of their own, all of as many layers.
+  WorkloadShape shape_of_row(WorkloadShape shape, const Options& row, Op op,
+                             std::int64_t queries) const {
+    if (op != Op::kFork) shape.model.state_bytes = row.shape.state_bytes;
+    shape.layers = layers_of(shape);
+    if (op == Op::kFork) shape = without_states(shape);
+    if (shape.model.window > 0) {
+      shape.again =
+          op == Op::kPlan ? tokens_of_plans(lengths_of(shape), options_, queries) : queries;
+    }
+    return shape;
+  }
+
+  // Enough layers of each kind to exceed the caches, but no more than fit beside the tensors of all
+  // operations.
+  int layers_of(const WorkloadShape& shape) const {
+    const int kinds = shape.model.layer_kinds();
+    const std::int64_t bytes = bytes_of_kinds(shape, mesh_);
     std::int64_t tensors = 0;
     for (const Op op : options_.ops) {
       for (const std::int64_t queries : queries_of(options_, op)) {
-        const std::int64_t bytes = tensor_bytes(shape, mesh_, op, queries);
-        if (fewest_layers(shape) * layer + bytes <= memory_) tensors = std::max(tensors, bytes);
+        const std::int64_t of_op = tensor_bytes(shape, mesh_, op, queries);
+        if (bytes + of_op <= memory_) tensors = std::max(tensors, of_op);
       }
     }
+    const std::int64_t attended = bytes_of_kinds(without_states(shape), mesh_);
     const std::int64_t wanted =
-        options_.layers > 0 ? options_.layers : (rotate_bytes_ + layer - 1) / layer;
-    const int least = fewest_layers(shape);
-    const auto layers = static_cast<int>(std::clamp<std::int64_t>(
-        std::min(wanted, (memory_ - tensors) / layer), least, kMostLayers));
-    return layers / least * least;  // as many of each kind
+        options_.layers > 0 ? options_.layers / kinds : (rotate_bytes_ + attended - 1) / attended;
+    return kinds * static_cast<int>(std::clamp<std::int64_t>(
+                       std::min(wanted, (memory_ - tensors) / bytes), 1, kMostLayers / kinds));
+  }
+
+  // One cache for all rows of a batch that can have the same.
+  Workload& workload_of(const WorkloadShape& shape) {
+    const auto differs = [&](const WorkloadShape& other) {
+      return other.layers != shape.layers || other.again != shape.again ||
+             other.model.state_bytes != shape.model.state_bytes;
+    };
+    if (workload_ && differs(workload_->shape())) leave_workload();
+    if (!workload_) {
+      const std::int64_t kinds = shape.layers / shape.model.layer_kinds();
+      check_host_memory(mesh_, static_cast<double>(bytes_of_kinds(shape, mesh_) * kinds));
+      workload_.emplace(mesh_, machine_, shape);
+    }
+    return *workload_;
+  }
+
+  void leave_workload() {
+    if (!workload_) return;
+    const std::int64_t bytes = workload_->cache().pool_bytes();
+    workload_.reset();
+    machine_.cool_down(bytes);
   }
 
   Mesh& mesh_;
@@ -181,6 +212,7 @@ class Cases {
   Report& report_;
   std::int64_t memory_;
   std::int64_t rotate_bytes_;
+  std::optional<Workload> workload_;  // of the batch that run() is at
 };
 
 // The batches, in order. Those of listed lengths, which have no other batch or context, come last.
@@ -198,7 +230,6 @@ std::vector<WorkloadShape> shapes_of(const Options& options) {
     }
   }
   for (const auto& listed : options.listed) shapes.push_back(listed_shape(options.shape, listed));
-  for (WorkloadShape& shape : shapes) shape.queries = queries_of(options, Op::kDecode).front();
   return shapes;
 }
 

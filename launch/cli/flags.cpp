@@ -14,6 +14,8 @@
 #include <set>
 #include <utility>
 
+#include "launch/cli/help.hpp"
+
 namespace kvmesh::launch {
 namespace {
 
@@ -21,7 +23,8 @@ namespace {
 const std::set<std::string> kMayDiffer{"--help", "--threads", "--timeout", "--json", "--model"};
 
 void add_device_options(CLI::App& command, Flags& flags) {
-  command.add_option("--device", flags.device, "auto, cpu or cuda")->capture_default_str();
+  command.add_option("--device", flags.device, "cpu, cuda, or auto: GPUs if there are any")
+      ->capture_default_str();
   command
       .add_option("--timeout", flags.timeout_s,
                   "seconds after which a rank that does not come or answer is an error")
@@ -34,14 +37,15 @@ void add_common_options(CLI::App& command, Flags& flags) {
       ->capture_default_str();
   command
       .add_option("--head-parallel", flags.head_parallel,
-                  "ranks that divide the heads instead of the pages")
+                  "ranks that divide the heads among them; the others divide the pages")
       ->capture_default_str();
   add_device_options(command, flags);
 }
 
 void add_prompt_options(CLI::App& command, Flags& flags) {
   command
-      .add_option("--prompt", flags.generate.prompts, "what to answer; again for each later turn")
+      .add_option("--prompt", flags.generate.prompts,
+                  "the text to answer; give it again for each later turn of a conversation")
       ->required()
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
@@ -51,12 +55,20 @@ void add_prompt_options(CLI::App& command, Flags& flags) {
 void add_answer_options(CLI::App& command, Flags& flags) {
   GenerateOptions& options = flags.generate;
   engine::SamplingOptions& sampling = options.generator.sampling;
-  command.add_option("--max-tokens", options.max_tokens, "of each answer")->capture_default_str();
-  command.add_option("--temperature", sampling.temperature, "0: always the likeliest token")
+  command.add_option("--max-tokens", options.max_tokens, "the most tokens of an answer")
       ->capture_default_str();
-  command.add_option("--top-k", sampling.top_k, "0: all")->capture_default_str();
-  command.add_option("--top-p", sampling.top_p)->capture_default_str();
-  command.add_option("--seed", sampling.seed, "of the sampling")->capture_default_str();
+  command
+      .add_option("--temperature", sampling.temperature,
+                  "how freely tokens are drawn; 0: always the likeliest one")
+      ->capture_default_str();
+  command
+      .add_option("--top-k", sampling.top_k, "draw from this many of the likeliest tokens; 0: all")
+      ->capture_default_str();
+  command
+      .add_option("--top-p", sampling.top_p,
+                  "draw from the likeliest tokens that have this probability together; 1: all")
+      ->capture_default_str();
+  command.add_option("--seed", sampling.seed, "seed of the draws")->capture_default_str();
   command.add_flag("--ranks-check", options.ranks_check,
                    "run again on a single rank and compare the tokens");
 }
@@ -65,20 +77,28 @@ void add_model_options(CLI::App& command, Flags& flags) {
   GeneratorOptions& generator = flags.generate.generator;
   command.add_option("--model", flags.generate.model, "a GGUF file of the llama architecture")
       ->required();
-  command.add_option("--page-size", generator.page_size, "tokens a page")->capture_default_str();
-  command.add_option("--pages-per-rank", generator.pages_per_rank, "0: as many as are needed")
+  command.add_option("--page-size", generator.page_size, "tokens in a page of the cache")
+      ->capture_default_str();
+  command
+      .add_option("--pages-per-rank", generator.pages_per_rank,
+                  "pages of the cache on each rank; 0: as many as the text needs")
       ->capture_default_str();
   command
       .add_option("--memory-fraction", generator.memory_fraction,
                   "instead of --pages-per-rank: this part of the device's free memory")
       ->capture_default_str();
-  command.add_option("--placement", flags.placement, "balanced, striped or packed")
+  command
+      .add_option("--placement", flags.placement,
+                  "ranks of a sequence's pages: balanced, one rank or evenly all, by its length; "
+                  "striped, all in turn; packed, the first that has room")
       ->capture_default_str();
   command
       .add_option("--home-threshold", generator.home_threshold_tokens,
                   "balanced: sequences of up to this many tokens stay on one rank; 0 spreads all")
       ->capture_default_str();
-  command.add_option("--kv-dtype", flags.dtype, "float32, float16, bfloat16 or float8_e4m3")
+  command
+      .add_option("--kv-dtype", flags.dtype,
+                  "type of keys and values in the cache: float32, float16, bfloat16 or float8_e4m3")
       ->capture_default_str();
   command
       .add_option("--host-tier-bytes", generator.tiers.host_bytes,
@@ -181,14 +201,16 @@ void add_model_commands(const Add& add, Flags& flags) {
   CLI::App& exported = add("export", "compute a prompt's keys and values and write them to a file");
   add_model_options(exported, flags);
   add_prompt_options(exported, flags);
-  exported.add_option("file", flags.generate.export_to, "on rank 0's machine")->required();
+  exported.add_option("file", flags.generate.export_to, "the file to write, on rank 0's machine")
+      ->required();
   exported.preparse_callback([&flags](std::size_t) { flags.generate.max_tokens = 1; });
-  CLI::App& imported = add("import", "read such a file, and write the text that follows");
+  CLI::App& imported = add("import", "read a file of export, and write the text that follows");
   add_model_options(imported, flags);
   add_answer_options(imported, flags);
-  imported.add_option("file", flags.generate.import_from, "on rank 0's machine")->required();
+  imported.add_option("file", flags.generate.import_from, "the file to read, on rank 0's machine")
+      ->required();
   for (CLI::App* sub : {&generate, &exported, &imported}) add_common_options(*sub, flags);
-  CLI::App& inspect = add("inspect", "say what such a file holds, and check all of it");
+  CLI::App& inspect = add("inspect", "say what a file of export holds, and check all of it");
   inspect.add_option("file", flags.inspect, "the file")->required();
 }
 
@@ -222,6 +244,7 @@ const CLI::App& subcommand(const CLI::App& app, std::string_view given) {
 }  // namespace
 
 void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
+  app.formatter(help_formatter());  // the subcommands take it over
   const Add add = [&](const char* name, const char* text) -> CLI::App& {
     CLI::App& sub = *app.add_subcommand(name, text);
     sub.callback([&sub, &flags, &command] {

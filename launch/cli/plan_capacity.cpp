@@ -153,21 +153,23 @@ void add_capacity_options(CLI::App& command, CapacityOptions& options) {
   };
   CLI::Option* const model =
       value("--model", options.model, "a GGUF file to take layers, heads and dims from");
-  for (CLI::Option* given : {value("--layers", options.layers, "of the model"),
-                             value("--q-heads", options.q_heads, "of the model"),
-                             value("--kv-heads", options.kv_heads, "of the model"),
-                             value("--dim", options.dim, "of queries and keys"),
-                             value("--v-dim", options.v_dim, "of values; 0: as --dim")}) {
+  for (CLI::Option* given : {value("--layers", options.layers, "layers of the model"),
+                             value("--q-heads", options.q_heads, "query heads of a layer"),
+                             value("--kv-heads", options.kv_heads, "kv heads of a layer"),
+                             value("--dim", options.dim, "elements of a query or key"),
+                             value("--v-dim", options.v_dim, "elements of a value; 0: as --dim")}) {
     model->excludes(given);
   }
-  value("--kv-dtype", options.dtype, "float32, float16, bfloat16 or float8_e4m3");
-  value("--page-size", options.page_size, "tokens a page");
+  value("--kv-dtype", options.dtype,
+        "type of keys and values: float32, float16, bfloat16 or float8_e4m3");
+  value("--page-size", options.page_size, "tokens in a page");
   value("--batch", options.batch, "sequences that decode together");
-  value("--context", options.context, "tokens of each");
+  value("--context", options.context, "tokens of each sequence");
   value("--gpus", options.gpus, "ranks that share the pages");
   value("--nodes", options.nodes, "nodes that share the GPUs evenly");
-  value("--gpu-gib", options.gpu_gib, "memory of a GPU");
-  value("--weights-gib", options.weights_gib, "of it, what is not for pages");
+  value("--gpu-gib", options.gpu_gib, "memory of a GPU, in GiB");
+  value("--weights-gib", options.weights_gib,
+        "the part of it that pages cannot have, since weights and all else need it");
 }
 
 int run_plan_capacity(const CapacityOptions& given, const std::string& json, Output& out) {

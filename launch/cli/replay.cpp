@@ -292,15 +292,16 @@ void add_shape_options(CLI::App& command, ReplayFlags& flags) {
   const auto value = [&](const char* flag, auto& into, const char* text, const auto& on_cpu,
                          const auto& on_gpu) {
     command.add_option(flag, into,
-                       fmt::format("{}; default on the CPU {}, on GPUs {}", text, on_cpu, on_gpu));
+                       fmt::format("{}; default: {} on CPUs, {} on GPUs", text, on_cpu, on_gpu));
   };
-  value("--layers", flags.layers, "of caches, with --attend or tiers", cpu.layers, gpu.layers);
-  value("--q-heads", flags.q_heads, "of a layer", cpu.q_heads, gpu.q_heads);
-  value("--kv-heads", flags.kv_heads, "of a layer", cpu.kv_heads, gpu.kv_heads);
-  value("--dim", flags.dim, "of queries, keys and values", cpu.dim, gpu.dim);
-  value("--dtype", flags.dtype, "of pages: float32, float16, bfloat16 or float8_e4m3",
+  value("--layers", flags.layers, "layers of the caches, with --attend or tiers", cpu.layers,
+        gpu.layers);
+  value("--q-heads", flags.q_heads, "query heads of a layer", cpu.q_heads, gpu.q_heads);
+  value("--kv-heads", flags.kv_heads, "kv heads of a layer", cpu.kv_heads, gpu.kv_heads);
+  value("--dim", flags.dim, "elements of a query, key or value", cpu.dim, gpu.dim);
+  value("--dtype", flags.dtype, "type of pages: float32, float16, bfloat16 or float8_e4m3",
         name(cpu.dtype), name(gpu.dtype));
-  value("--queries", flags.queries, "the most of a sequence in a batch, its newest tokens",
+  value("--queries", flags.queries, "the most queries of a sequence in a batch, its newest tokens",
         cpu.queries, gpu.queries);
 }
 
@@ -310,22 +311,25 @@ void add_replay_options(CLI::App& command, ReplayFlags& flags) {
   const auto value = [&](const char* flag, auto& into, const char* text) {
     return command.add_option(flag, into, text)->capture_default_str();
   };
-  value("--trace", flags.trace, "a file of Mooncake's (JSON lines) or Azure's (CSV) traces");
+  value("--trace", flags.trace,
+        "requests of a file in Mooncake's format (JSON lines) or Azure's (CSV)");
   value("--generate", flags.generate,
         "without a file: draw requests with the statistics of conversation, synthetic, azure-code "
         "or azure-conversation");
-  value("--requests", flags.requests, "use this many, the first ones; 0: all");
-  value("--seed", flags.seed, "of drawn requests");
-  value("--policy", flags.policies, "orders of eviction, a row each")->delimiter(',');
+  value("--requests", flags.requests, "the first requests to use, this many; 0: all");
+  value("--seed", flags.seed, "seed of drawn requests");
+  value("--policy", flags.policies, "orders in which pages are evicted, a row each")
+      ->delimiter(',');
   value("--capacity", flags.capacities, "tokens that all ranks together hold, a row each")
       ->delimiter(',');
-  value("--ranks", flags.ranks, "that share the pages");
-  value("--page-size", flags.page_size, "tokens a page; divides 512");
-  value("--placement", flags.placement, "balanced, striped or packed");
+  value("--ranks", flags.ranks, "ranks that share the pages");
+  value("--page-size", flags.page_size, "tokens in a page; divides 512");
+  value("--placement", flags.placement, "where pages go: balanced, striped or packed");
   value("--home-threshold", flags.home_threshold_tokens,
         "balanced: sequences of up to this many tokens stay on one rank");
   value("--decode-ms", flags.decode_ms,
-        "milliseconds a token of an answer takes; 0: prompts alone, one request after another");
+        "milliseconds that a token of an answer takes; 0: requests are prompts alone, one after "
+        "another");
   value("--host-tier", flags.host_tier,
         "tokens that the host memory of all ranks together holds, for pages that are evicted");
   value("--tier-folder", flags.tier_folder,

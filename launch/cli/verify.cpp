@@ -115,11 +115,12 @@ void add_verify_options(CLI::App& command, VerifyOptions& options) {
   command.add_option_function<std::string>(
       "--kv-scales",
       [&options](const std::string& text) { options.rules.kv_scales = scale_kind_from(text); },
-      "all pages are float8 with such scales: per_token_and_head, per_head, per_tensor");
+      "draw float8 pages alone, with scales of this kind: per_token_and_head, per_head, "
+      "per_tensor");
   command
       .add_option("--jobs", options.jobs,
                   "processes that run cases side by side; default: on GPUs one per core, at most "
-                  "16, for each compiles kernels; on CPUs, for one case, or under a launcher 1")
+                  "16, since each compiles kernels; 1 on CPUs, for one case, or under a launcher")
       ->check(CLI::Range(1, 1024));
   command.add_flag("--worker", options.worker)->group("");  // hidden: for --jobs alone
 }

@@ -134,7 +134,7 @@ TEST(Amounts, WindowsCountInEverySecondLayer) {
     for (const std::int64_t window : {1, 11, 5000}) {
       WorkloadShape shape{.model = kModel, .batch = 3, .context = context, .layers = 4};
       shape.model.window = window;
-      shape.queries = 2;
+      shape.again = 2;
       const auto in_window = static_cast<double>(std::min(context, window + 1));
       for (const int ranks : kRanks) {
         const double bytes = over_ranks(ranks, shape, [](Workload& w) {
@@ -238,80 +238,6 @@ TEST(Amounts, SentBytesEqualReceivedBytes) {
       }
     }
   }
-}
-
-TEST(Workload, LengthsHaveTheContextAsTheirMean) {
-  for (const std::int64_t context : {1, 3, 100, 8191}) {
-    for (const std::int64_t batch : {1, 2, 7, 16, 255}) {
-      WorkloadShape shape{.batch = batch, .context = context};
-      const auto is_context = [&](std::int64_t length) { return length == context; };
-      EXPECT_TRUE(std::ranges::all_of(lengths_of(shape), is_context));
-      shape.lengths = Lengths::kRagged;
-      const std::vector<std::int64_t> lengths = lengths_of(shape);
-      ASSERT_EQ(std::ssize(lengths), batch);
-      EXPECT_EQ(std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0}), batch * context);
-      EXPECT_GE(std::ranges::min(lengths), 1);
-      EXPECT_EQ(lengths_of(shape), lengths);
-    }
-  }
-}
-
-TEST(Workload, RaggedLengthsAreOddMultiplesInNoOrder) {
-  std::vector<std::int64_t> lengths =
-      lengths_of({.batch = 16, .context = 160, .lengths = Lengths::kRagged});
-  EXPECT_FALSE(std::ranges::is_sorted(lengths));
-  std::ranges::sort(lengths);
-  for (std::int64_t i = 0; i < 16; ++i) {
-    EXPECT_EQ(lengths[static_cast<std::size_t>(i)], 10 * (2 * i + 1));
-  }
-}
-
-// A page on another rank than placement chooses would be a shortage of the benchmark's own.
-TEST(Workload, RanksHaveRoomForEveryPlacement) {
-  for (const std::int64_t context : {60, 1500, 2500, 6000}) {
-    const WorkloadShape shape{
-        .model = kModel, .batch = 7, .context = context, .lengths = Lengths::kRagged};
-    run_on_threads(3, [&](Mesh& mesh) {
-      const auto machine = make_cpu_machine(mesh, 1 << 20);
-      Workload workload(mesh, *machine, shape);
-      for (std::size_t i = 0; i < workload.sequences().size(); ++i) {
-        std::vector<std::int64_t> on(3);
-        for (const PageId page : workload.cache().allocator().pages(workload.sequences()[i])) {
-          ++on[static_cast<std::size_t>(page.rank().value)];
-        }
-        std::ranges::sort(on);
-        EXPECT_LE(on[1] - on[0], 1);  // all but the home
-        if (workload.lengths()[i] <= 2048) {
-          EXPECT_EQ(on[1], 0);
-        }
-      }
-    });
-  }
-}
-
-TEST(Workload, SequencesLieScatteredAndPlansRestoreLengths) {
-  run_on_threads(2, [&](Mesh& mesh) {
-    const auto machine = make_cpu_machine(mesh, 1 << 20);
-    Workload workload(mesh, *machine, {.model = kModel, .batch = 2, .context = 4000, .layers = 2});
-    for (int step = 0; step < 3; ++step) {
-      const StepPlan plan = workload.plan(5, 3, {});
-      EXPECT_EQ(plan.append_tokens(), 10);
-      EXPECT_EQ(plan.query_tokens(), 6);
-      int neighbours = 0, local = 0;
-      for (const SequenceId sequence : workload.sequences()) {
-        EXPECT_EQ(workload.cache().allocator().length(sequence), 4000);
-        PageId before;
-        for (const PageId page : workload.cache().allocator().pages(sequence)) {
-          if (page.rank() != mesh.page_rank()) continue;
-          if (before.valid() && page.index() == before.index() + 1) ++neighbours;
-          before = page;
-          ++local;
-        }
-      }
-      EXPECT_GT(local, 900);
-      EXPECT_LT(neighbours, local / 20);
-    }
-  });
 }
 
 }  // namespace

@@ -32,6 +32,14 @@ def run(ranks, *arguments):
     return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
 
 
+def run_on_two_hosts(*arguments):
+    """Four ranks, of which the launcher says that two are on each host."""
+    on_host = 'h=$((OMPI_COMM_WORLD_RANK / 2)); KVMESH_HOST=$h NCCL_HOSTID=$h exec "$0" "$@"'
+    command = [MPIEXEC, "-q", "--oversubscribe", "--bind-to", "none", "-np", "4", "sh", "-c", on_host,
+               KVMESH, "bench", "--device", DEVICE, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
+
+
 def script(name, *arguments):
     return subprocess.run([sys.executable, pathlib.Path(FOLDER) / name, *map(str, arguments)],
                           capture_output=True, text=True, errors="replace", timeout=60)
@@ -146,11 +154,38 @@ class Bench(unittest.TestCase):
         _, result = self.bench(1, "--op", "fork", "--batch", 1, "--context", 6, "--kv-dtype", "float8_e4m3", "--layers", 1)
         self.assertEqual([(row["way"], row["amount"]) for row in result["rows"]],
                          [("", 2 * KV_HEADS * (DIM + V_DIM + 8))])
-        for flags, words in ((["--state-bytes", 64], ["--state-bytes", "--op fork"]),
-                             (["--op", "fork", "--state-bytes", -16], ["--state-bytes -16"]),
-                             (["--op", "fork", "--state-bytes", 24], ["state", "24"]),
-                             (["--op", "fork", "--shared-prefix", 8], ["--shared-prefix", "fork"])):
-            self.expect_one_line(run(1, *TINY, "--batch", 1, "--context", 50, *flags), *words)
+        self.expect_one_line(run(1, *TINY, "--op", "fork", "--shared-prefix", 8), "--shared-prefix", "fork")
+
+    def test_states_of_sequences_have_rows_of_their_own(self):
+        for ranks, head_parallel in ((1, 1), (2, 1), (2, 2)):
+            table, result = self.bench(ranks, "--op", "decode,step,plan", "--batch", 3, "--context", 100, "--queries", 2,
+                                       "--state-bytes", 64, "--layers", 4, "--head-parallel", head_parallel, "--sinks")
+            rows = {(row["op"], row["way"]): row for row in result["rows"]}
+            self.assertEqual(list(rows), [("decode", ""), ("decode", "sinks"), ("step", ""), ("step", "sinks"),
+                                          ("step", "states"), ("plan", ""), ("plan", "states")])
+            self.assertEqual(rows["step", "states"]["amount"], rows["step", ""]["amount"])
+            # Two of its four layers are attended to.
+            self.assertEqual([rows["step", way]["layers"] for way in ("", "states")], [4, 2])
+            for row in result["rows"]:
+                self.check_row(row, ranks // head_parallel)
+            self.assertIn("plan/states", table)
+        # With a window a third of the layers is of each kind.
+        _, result = self.bench(2, "--batch", 3, "--context", 100, "--window", 11, "--state-bytes", 64, "--layers", 6)
+        self.assertEqual([(row["op"], row["way"], row["layers"]) for row in result["rows"]],
+                         [("decode", "", 6), ("step", "", 6), ("step", "states", 4), ("plan", "", 6),
+                          ("plan", "states", 6)])
+        for flags, words in ((["--op", "decode"], ["--state-bytes", "--op step, plan and fork"]),
+                             (["--shared-prefix", 8], ["--state-bytes", "--shared-prefix"]),
+                             (["--layers", 4, "--kinds", 2], ["--kinds", "--state-bytes"]),
+                             (["--state-bytes", -16], ["--state-bytes -16"]), (["--state-bytes", 24], ["--state-bytes 24", "16"]),
+                             (["--state-bytes", 2**33], ["--state-bytes", "is over"])):
+            states = [] if "--state-bytes" in flags else ["--state-bytes", 64]
+            self.expect_one_line(run(1, *TINY, *states, *flags), *words)
+        # Keys and values of a layer fit, with states of a layer they do not.
+        _, result = self.bench(1, "--batch", 3, "--context", 100, "--op", "decode,step", "--state-bytes", 2**20,
+                               "--memory-gib", 0.002)
+        self.assertEqual([row["op"] for row in result["rows"]], ["decode"])
+        self.assertIn("needs", result["skipped"][0]["reason"])
 
     def test_every_case_has_a_row_that_is_consistent(self):
         for ranks in (1, 2):
@@ -213,11 +248,34 @@ class Bench(unittest.TestCase):
                             (["--tree", -1], ["--tree -1"]), (["--token-list", 2**21], ["--token-list", "is over"])):
             self.expect_one_line(run(1, *TINY, *flag), *words)
 
+    def test_steps_of_a_plan_with_limits(self):
+        for ranks in (1, 2):
+            _, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", "1,5", "--lengths", "even,ragged",
+                                   "--op", "decode,step", "--limits")
+            rows = {(row["lengths"], row["op"], row["queries"], row["way"]): row for row in result["rows"]}
+            self.assertEqual(list(rows), [(lengths, op, queries, way) for lengths in ("even", "ragged")
+                                          for op, ways in (("decode", [""]), ("step", ["", "limits"]))
+                                          for queries in (1, 5) for way in ways])
+            for (lengths, op, queries, way), row in rows.items():
+                self.check_row(row, ranks)
+                if way == "limits":
+                    self.assertEqual(row["amount"], rows[lengths, op, queries, ""]["amount"])
+                    if DEVICE == "cuda" and ranks == 1:
+                        self.assertEqual(row["timing"], "graph")
+        # Pages that a window gave up are not wanted again.
+        _, result = self.bench(1, "--batch", 2, "--context", 40, "--op", "step", "--limits", "--window", 8)
+        self.assertEqual([row["way"] for row in result["rows"]], ["", "limits"])
+        for flags, words in ((["--op", "decode"], ["--limits", "--op step"]),
+                             (["--shared-prefix", 8], ["--limits", "--shared-prefix"]),
+                             (["--op", "step", "--queries", "1,33"], ["--limits", "33 queries of 2 query heads", "64"])):
+            self.expect_one_line(run(1, *TINY, "--limits", *flags), *words)
+
     def test_a_window_of_every_second_layer(self):
         for ranks in (1, 2):
             table, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", 2, "--window", 11,
                                        "--layers", 3)
-            self.assertEqual([row["op"] for row in result["rows"]], ["decode", "step"])
+            self.assertEqual([row["op"] for row in result["rows"]], ["decode", "step", "plan"])
+            self.check_row(result["rows"].pop())
             self.assertEqual(result["window"], 11)
             self.assertIn("a window of 11 in every second layer", table)
             token, rows = KV_HEADS * (DIM + V_DIM) * 2, ranks * 3 * 2 * HEADS
@@ -230,11 +288,16 @@ class Bench(unittest.TestCase):
                 self.assertLess(result["rows"][0]["error"], 0.02)
         for flags, words in ((["--op", "decode,combine"], ["--window", "--op combine"]),
                              (["--queries", "1,2"], ["--window", "--queries"]), (["--queries", 65], ["--queries 65 is over 64"]),
-                             (["--external"], ["--window", "--external"])):
+                             (["--external"], ["--window", "--external"]),
+                             (["--layers", 4, "--kinds", 2], ["--kinds", "--window"])):
             self.expect_one_line(run(1, *TINY, "--window", 8, *flags), *words)
+        # Whatever comes first: a plan lengthens the sequences, whose windows then give up pages.
+        _, result = self.bench(1, "--batch", 2, "--context", 40, "--window", 8, "--op", "plan,decode,plan,step",
+                               "--lengths", "even,ragged")
+        self.assertEqual([row["op"] for row in result["rows"]], 2 * ["plan", "decode", "plan", "step"])
         self.expect_one_line(run(1, *TINY, "--window", -1), "--window -1")
         _, result = self.bench(1, "--batch", 2, "--context", 40, "--window", 8, "--reproducible")
-        self.assertEqual([row["op"] for row in result["rows"]], ["step"])
+        self.assertEqual([row["op"] for row in result["rows"]], ["step", "plan"])
 
     def test_amounts(self):
         for ranks in (1, 2):
@@ -258,6 +321,24 @@ class Bench(unittest.TestCase):
             self.assertEqual(row["ceiling"]["name"], "exchange of as many bytes")
             self.assertIn(f'{100 * row["share"]:.1f} %', table)
         self.expect_one_line(run(1, *TINY, "--op", "gather"), "--op gather", "several kv ranks")
+
+    def test_combines_count_the_bytes_between_hosts(self):
+        """Two queries of a sequence on all four ranks: each host owns the rows of two of four heads."""
+        done = run_on_two_hosts(*TINY, "--lengths", 3000, "--queries", 2, "--op", "combine,step", "--json",
+                                self.folder / "hosts.json")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        rows = json.loads((self.folder / "hosts.json").read_text())["rows"]
+        combines = [row for row in rows if row["op"] == "combine" and row["way"] != "recipe"]
+        self.assertTrue(combines)
+        once = 2 * HEADS * 4 * (V_DIM + 1)  # each row leaves the host that does not own it
+        for row in rows:
+            self.assertEqual(row.get("between_hosts"),
+                             {"flat": 2 * once, "hierarchical": once} if row in combines else None)
+        self.assertRegex(done.stdout, r"combine.* to other hosts [\d.]+ kB, merged within hosts first [\d.]+ kB")
+        self.assertIn("To other hosts:", done.stdout)
+        table, result = self.bench(2, "--batch", 1, "--context", 40, "--op", "combine")
+        self.assertNotIn("between_hosts", result["rows"][0])
+        self.assertNotIn("other hosts", table)
 
     def test_float8_pages(self):
         """Tensors keep --dtype; pages take a byte an element and two scales a token and head."""

@@ -6,6 +6,7 @@ program_test.py KVMESH MAKE_TINY_MODEL MPIEXEC
 
 import json
 import pathlib
+import re
 import struct
 import tempfile
 import unittest
@@ -265,6 +266,19 @@ class Generate(ProgramTest):
             self.expect_one_line(run(1, "replay", *arguments), said)
         if "cpu, 0 GPUs" in run(1, "info").stdout:
             self.expect_one_line(replay("--attend", 1, "--device", "cuda"), "no CUDA device")
+
+    def test_help_describes_every_option_in_lines_that_a_terminal_shows(self):
+        commands = re.findall(r"(?m)^  ([a-z-]+) {2,}\S", run(1, "--help").stdout.partition("Subcommands:")[2])
+        self.assertLessEqual({"generate", "verify", "bench", "replay", "inspect"}, set(commands))
+        for name in commands:
+            lines = run(1, name, "--help").stdout.splitlines()
+            options = [i for i, line in enumerate(lines) if re.match(r"  -", line)]
+            self.assertGreater(len(options), 1, name)
+            for i in options:
+                beside_its_name = lines[i][27:28] == " " and lines[i][28:] != ""
+                self.assertTrue(beside_its_name or lines[i + 1].startswith(28 * " "), lines[i])
+            for line in lines[3:]:  # behind the usage, which has the program's path
+                self.assertLessEqual(len(line), 100, line)
 
     def test_a_mistyped_command_is_named_with_the_closest(self):
         for typed, meant in (("genrate", "generate"), ("verfy", "verify"), ("benchmark", "bench"), ("nfo", "info")):

@@ -124,6 +124,26 @@ class TwoHosts(unittest.TestCase):
     def test_under_mpirun_with_a_hostfile(self):
         self.expect_fewer_bytes_within_hosts_first(self.start_under_mpirun)
 
+    def test_the_bench_counts_what_crosses_the_link(self):
+        """Of large combines, beside which messages' headers and what the ranks agree on are little."""
+        for way in ("flat", "hierarchical"):
+            file, before = self.folder / f"{way}.json", self.bytes_on_the_link()
+            for code, out, err in self.outcomes(self.start_over_tcp(
+                    "bench", "--device", "cpu", "--op", "combine", "--ways", way.replace("flat", "host"), "--batch", "16",
+                    "--context", "6000", "--q-heads", "48", "--kv-heads", "1", "--dim", "16", "--v-dim", "128",
+                    "--repeats", "5", "--layers", "1", "--rotate-mib", "1", "--json", str(file))):
+                self.assertEqual(code, 0, out + err)
+            crossed = self.bytes_on_the_link() - before
+            [row] = json.loads(file.read_text())["rows"]
+            counted = row["between_hosts"]
+            # All six ranks have keys of each row, and a host owns half of them.
+            self.assertEqual(counted["hierarchical"], 16 * 48 * 4 * (128 + 1))
+            self.assertEqual(counted["flat"], RANKS_PER_HOST * counted["hierarchical"])
+            # Two combines to warm up; the exchange beside each is flat.
+            expected = (2 + row["calls"] * row["turns"]) * (counted[way] + counted["flat"])
+            self.assertGreater(crossed, expected)
+            self.assertLess(crossed, 1.1 * expected)
+
     def test_ranks_choose_by_a_measured_table(self):
         cache = self.folder / "cache"
 
