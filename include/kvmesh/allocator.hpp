@@ -130,9 +130,9 @@ class PageAllocator {
 
   /// Lengthens all sequences of the batch or none, and reserves the pages that they lack. A
   /// sequence's last page is copied if it is not full and a fork shares it, it is published, or it
-  /// is moving. The copy stays on the page's rank if that rank has a free page. When all sequences
-  /// that share a page are in the batch, the last of them keeps the page, unless it is published or
-  /// moving.
+  /// is moving. The copy stays on the page's rank while that rank has a free page: the batch's
+  /// copies take theirs before sequences grow. When all sequences that share a page are in the
+  /// batch, the last of them keeps the page, unless it is published or moving.
   /// REQUIRES: no sequence appears twice.
   /// Returns the copies to make before anything is written.
   /// @throws OutOfPages (with all the pages that the batch needs, copies included),
