@@ -45,17 +45,25 @@ std::int64_t PageAllocator::State::order_side_moves(std::int64_t limit, PageRank
   Surplus surplus(pools_, leaving);
   sequences_.for_each(
       [&](SequenceId, const Sequence& sequence) { count_at_home(sequence, surplus); });
+  const bool is_uneven = surplus.is_uneven();
   std::int64_t left = limit;
   sequences_.for_each([&](SequenceId, const Sequence& sequence) {
     if (left > 0) left -= bring_home(sequence, left, surplus);
   });
+  if (is_uneven) left -= level_beside(left, surplus);
+  return left;
+}
+
+/// Orders moves until each rank has its share. Returns how many.
+std::int64_t PageAllocator::State::level_beside(std::int64_t most, Surplus& surplus) {
+  std::int64_t left = most;
   for (const Leveled kind : {Leveled::kWhole, Leveled::kSpread, Leveled::kAny}) {
     if (left == 0 || surplus.total() == 0) break;
     sequences_.for_each([&](SequenceId, Sequence& sequence) {
       if (left > 0) left -= move_beside(sequence, kind, left, surplus);
     });
   }
-  return left;
+  return most - left;
 }
 
 /// The pages that steps do not write: those full of tokens. Pages of a match may be written by

@@ -279,6 +279,11 @@ class PageAllocator {
   /// pages, too, to where nothing is evicted for them. A short sequence's other pages follow it in
   /// later calls. States do not move.
   ///
+  /// Ranks are levelled if one holds over a 64th more than its share or lacks over an eighth of it,
+  /// so those with a share of fewer than 64 pages as start_rebalance does. Without this slack,
+  /// where sequences come and go, pages would move in nearly every call, for a balance that steps
+  /// do not notice. The limit may end the levelling anywhere below that.
+  ///
   /// A page that is being copied is not writable in place: who writes to it gets a copy of it. Its
   /// place is not handed out again before the moves end; freed or evicted, it counts as free from
   /// then on. finish_moves changes the tables that still have it, and moves what the prefix cache
