@@ -51,6 +51,9 @@ std::int64_t PageAllocator::State::order_side_moves(std::int64_t limit, PageRank
     if (left > 0) left -= bring_home(sequence, left, surplus);
   });
   if (is_uneven) left -= level_beside(left, surplus);
+  sequences_.for_each([&](SequenceId, const Sequence& sequence) {
+    if (leaving.value >= 0 && left > 0) left -= move_off(leaving, sequence, left);
+  });
   return left;
 }
 
@@ -136,6 +139,31 @@ std::int64_t PageAllocator::State::move_beside(Sequence& sequence, Leveled kind,
     if (options_.placement == Placement::kBalanced) sequence.placement.anchor = to.value;
   }
   return moved;
+}
+
+/// Orders moves of the pages that levelling has left on the rank that is leaving: where pools are
+/// nearly full, it keeps the last free ones for pages that are to follow their sequences.
+std::int64_t PageAllocator::State::move_off(PageRank leaving, const Sequence& sequence,
+                                            std::int64_t most) {
+  std::int64_t moved = 0;
+  for (const PageId page : unwritten_pages(sequence)) {
+    if (page.rank() != leaving || targets_[place(page)].valid()) continue;
+    const PageRank to = roomiest_but(leaving);
+    if (moved == most || to.value < 0) break;
+    order_side_move(page, to);
+    ++moved;
+  }
+  return moved;
+}
+
+/// Returns the other rank with the most free pages, or a negative one if there is none.
+PageRank PageAllocator::State::roomiest_but(PageRank leaving) const {
+  PageRank best{-1};
+  for (PageRank rank{0}; rank.value < pools_.ranks(); ++rank.value) {
+    if (rank == leaving || pools_.free_pages(rank) == 0) continue;
+    if (best.value < 0 || pools_.free_pages(rank) > pools_.free_pages(best)) best = rank;
+  }
+  return best;
 }
 
 /// Returns `last` while it lacks pages and has free ones; else the rank of these that lacks the

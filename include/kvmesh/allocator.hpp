@@ -282,7 +282,8 @@ class PageAllocator {
   /// Ranks are levelled if one holds over a 64th more than its share or lacks over an eighth of it,
   /// so those with a share of fewer than 64 pages as start_rebalance does. Without this slack,
   /// where sequences come and go, pages would move in nearly every call, for a balance that steps
-  /// do not notice. The limit may end the levelling anywhere below that.
+  /// do not notice. The limit may end the levelling anywhere below that. Full pages leave a rank
+  /// that is leaving as long as any other has a free one.
   ///
   /// A page that is being copied is not writable in place: who writes to it gets a copy of it. Its
   /// place is not handed out again before the moves end; freed or evicted, it counts as free from
