@@ -45,17 +45,28 @@ std::int64_t PageAllocator::State::order_side_moves(std::int64_t limit, PageRank
   Surplus surplus(pools_, leaving);
   sequences_.for_each(
       [&](SequenceId, const Sequence& sequence) { count_at_home(sequence, surplus); });
+  const bool is_uneven = surplus.is_uneven();
   std::int64_t left = limit;
   sequences_.for_each([&](SequenceId, const Sequence& sequence) {
     if (left > 0) left -= bring_home(sequence, left, surplus);
   });
+  if (is_uneven) left -= level_beside(left, surplus);
+  sequences_.for_each([&](SequenceId, const Sequence& sequence) {
+    if (leaving.value >= 0 && left > 0) left -= move_off(leaving, sequence, left);
+  });
+  return left;
+}
+
+/// Orders moves until each rank has its share. Returns how many.
+std::int64_t PageAllocator::State::level_beside(std::int64_t most, Surplus& surplus) {
+  std::int64_t left = most;
   for (const Leveled kind : {Leveled::kWhole, Leveled::kSpread, Leveled::kAny}) {
     if (left == 0 || surplus.total() == 0) break;
     sequences_.for_each([&](SequenceId, Sequence& sequence) {
       if (left > 0) left -= move_beside(sequence, kind, left, surplus);
     });
   }
-  return left;
+  return most - left;
 }
 
 /// The pages that steps do not write: those full of tokens. Pages of a match may be written by
@@ -128,6 +139,31 @@ std::int64_t PageAllocator::State::move_beside(Sequence& sequence, Leveled kind,
     if (options_.placement == Placement::kBalanced) sequence.placement.anchor = to.value;
   }
   return moved;
+}
+
+/// Orders moves of the pages that levelling has left on the rank that is leaving: where pools are
+/// nearly full, it keeps the last free ones for pages that are to follow their sequences.
+std::int64_t PageAllocator::State::move_off(PageRank leaving, const Sequence& sequence,
+                                            std::int64_t most) {
+  std::int64_t moved = 0;
+  for (const PageId page : unwritten_pages(sequence)) {
+    if (page.rank() != leaving || targets_[place(page)].valid()) continue;
+    const PageRank to = roomiest_but(leaving);
+    if (moved == most || to.value < 0) break;
+    order_side_move(page, to);
+    ++moved;
+  }
+  return moved;
+}
+
+/// Returns the other rank with the most free pages, or a negative one if there is none.
+PageRank PageAllocator::State::roomiest_but(PageRank leaving) const {
+  PageRank best{-1};
+  for (PageRank rank{0}; rank.value < pools_.ranks(); ++rank.value) {
+    if (rank == leaving || pools_.free_pages(rank) == 0) continue;
+    if (best.value < 0 || pools_.free_pages(rank) > pools_.free_pages(best)) best = rank;
+  }
+  return best;
 }
 
 /// Returns `last` while it lacks pages and has free ones; else the rank of these that lacks the

@@ -126,16 +126,17 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_append(
   if (Result<Done> can = can_append(requests); !can) return can.reason();
   std::vector<PageCopy> copies = std::move(copies_);
 
-  // Lengths last: a copy counts the tokens that its page holds before the append.
+  // Copies first: they want pages of one rank each, new pages can be on any. Lengths last: a copy
+  // counts the tokens that its page holds before the append.
   for (const Growth& growth : growths_) {
     Sequence& sequence = *growth.sequence;
-    if (sequence.may_share && growth.appends > 0 && sequence.length % options_.page_size != 0) {
-      const std::int64_t tail = sequence.length / options_.page_size;
-      if (!pools_.writable(sequence.pages[static_cast<std::size_t>(tail)]))
-        copies.push_back(replace(growth.id, sequence, tail));
-    }
-    grow(growth.id, sequence, growth.missing);
+    if (!sequence.may_share || growth.appends == 0 || sequence.length % options_.page_size == 0)
+      continue;
+    const std::int64_t tail = sequence.length / options_.page_size;
+    if (!pools_.writable(sequence.pages[static_cast<std::size_t>(tail)]))
+      copies.push_back(replace(growth.id, sequence, tail));
   }
+  for (const Growth& growth : growths_) grow(growth.id, *growth.sequence, growth.missing);
   give_back_sources();
   for (const AppendRequest& request : requests) {
     Sequence& sequence = *sequences_.find(request.sequence);

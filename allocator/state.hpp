@@ -129,6 +129,9 @@ class PageAllocator::State {
   // Moves beside other operations: side_moves.cpp.
   std::span<const PageId> unwritten_pages(const Sequence& sequence) const;
   std::int64_t order_side_moves(std::int64_t limit, PageRank leaving);
+  std::int64_t level_beside(std::int64_t most, Surplus& surplus);
+  std::int64_t move_off(PageRank leaving, const Sequence& sequence, std::int64_t most);
+  PageRank roomiest_but(PageRank leaving) const;
   void count_at_home(const Sequence& sequence, Surplus& surplus) const;
   std::int64_t bring_home(const Sequence& sequence, std::int64_t most, Surplus& surplus);
   std::int64_t move_beside(Sequence& sequence, Leveled kind, std::int64_t most, Surplus& surplus);

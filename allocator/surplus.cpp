@@ -13,6 +13,7 @@ Surplus::Surplus(const PagePools& pools, PageRank leaving) {
     size[at(rank)] = rank == leaving ? 0 : pools.size(rank);
   }
   pages_.resize(ranks);
+  shares_.resize(ranks);
   const std::int64_t all = std::reduce(held.begin(), held.end());
   const std::int64_t room = std::reduce(size.begin(), size.end());
   if (room == 0) return;  // there is no rank to move to
@@ -21,6 +22,7 @@ Surplus::Surplus(const PagePools& pools, PageRank leaving) {
   for (std::size_t r = 0; r < ranks; ++r) {
     const std::int64_t share = all * size[r] / room;  // under 2^54: at most 2^32 pages in all
     is_rounded[r] = all * size[r] % room != 0;
+    shares_[r] = share;
     pages_[r] = held[r] - share;
     rest -= share;
   }
@@ -31,6 +33,12 @@ Surplus::Surplus(const PagePools& pools, PageRank leaving) {
     is_rounded[most] = false;
     --pages_[most];
   }
+}
+
+bool Surplus::is_uneven() const {
+  for (std::size_t r = 0; r < pages_.size(); ++r)
+    if (pages_[r] > shares_[r] / 64 || -pages_[r] > shares_[r] / 8) return true;
+  return false;
 }
 
 std::int64_t Surplus::total() const {

@@ -17,6 +17,10 @@ class Surplus {
   explicit Surplus(const PagePools& pools, PageRank leaving = PageRank{-1});
 
   std::int64_t operator[](PageRank rank) const { return pages_[at(rank)]; }
+  /// Whether a rank holds over a 64th more than its share, or lacks over an eighth of it. The first
+  /// keeps the fullest rank, for which steps wait, within 1.02 of the mean. The second fills a rank
+  /// that has come back, of which each of many others lacks little.
+  bool is_uneven() const;
   /// The pages that must move until each rank has its share.
   std::int64_t total() const;
   /// The rank that lacks the most pages; equal ones by number.
@@ -29,7 +33,8 @@ class Surplus {
  private:
   static std::size_t at(PageRank rank) { return static_cast<std::size_t>(rank.value); }
 
-  std::vector<std::int64_t> pages_;  // [rank]
+  std::vector<std::int64_t> pages_;   // [rank]
+  std::vector<std::int64_t> shares_;  // [rank] rounded down
 };
 
 }  // namespace kvmesh

@@ -130,9 +130,9 @@ class PageAllocator {
 
   /// Lengthens all sequences of the batch or none, and reserves the pages that they lack. A
   /// sequence's last page is copied if it is not full and a fork shares it, it is published, or it
-  /// is moving. The copy stays on the page's rank if that rank has a free page. When all sequences
-  /// that share a page are in the batch, the last of them keeps the page, unless it is published or
-  /// moving.
+  /// is moving. The copy stays on the page's rank while that rank has a free page: the batch's
+  /// copies take theirs before sequences grow. When all sequences that share a page are in the
+  /// batch, the last of them keeps the page, unless it is published or moving.
   /// REQUIRES: no sequence appears twice.
   /// Returns the copies to make before anything is written.
   /// @throws OutOfPages (with all the pages that the batch needs, copies included),
@@ -278,6 +278,12 @@ class PageAllocator {
   /// are full of tokens move, which steps do not write; with a rank that is leaving, its cached
   /// pages, too, to where nothing is evicted for them. A short sequence's other pages follow it in
   /// later calls. States do not move.
+  ///
+  /// Ranks are levelled if one holds over a 64th more than its share or lacks over an eighth of it,
+  /// so those with a share of fewer than 64 pages as start_rebalance does. Without this slack,
+  /// where sequences come and go, pages would move in nearly every call, for a balance that steps
+  /// do not notice. The limit may end the levelling anywhere below that. Full pages leave a rank
+  /// that is leaving as long as any other has a free one.
   ///
   /// A page that is being copied is not writable in place: who writes to it gets a copy of it. Its
   /// place is not handed out again before the moves end; freed or evicted, it counts as free from

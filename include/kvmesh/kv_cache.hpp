@@ -330,8 +330,9 @@ class KvCache {
 
   /// Plans another batch in place: with `step`'s options and in its memory. On a GPU the work runs
   /// on `stream`, after the work that is there, copies of copy on write included. The call blocks
-  /// only for copies between ranks, for kernels that are needed for the first time, and for an
-  /// earlier replan that the device has not read yet. The stream also waits for copies of tiers
+  /// only for kernels that are needed for the first time, for an earlier replan that the device has
+  /// not read yet, and where a page of a full rank is copied to another one: these two ranks wait
+  /// for the work on `stream` and for each other. The stream also waits for copies of tiers
   /// (see match_prefix). `q_positions` as in PlanOptions.
   /// @throws as `plan`; InvalidArgument also if the batch exceeds the step's limits or `step`
   /// belongs to another cache. After an error that has changed something `step` throws

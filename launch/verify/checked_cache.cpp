@@ -84,7 +84,8 @@ SequenceId CheckedCache::fork(SequenceId sequence) {
 }
 
 bool CheckedCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
-  const bool fits = cache_.try_reserve(sequence, tokens).has_value();
+  const auto try_it = [&] { return cache_.try_reserve(sequence, tokens).has_value(); };
+  const bool fits = try_it() || (complete_moves() && try_it());
   expect(single_.try_reserve(twins_.at(sequence), tokens).has_value() == fits,
          "reserve: one rank with the same number of pages decided otherwise than several");
   return fits;
@@ -110,8 +111,15 @@ std::int64_t CheckedCache::rebalance(std::int64_t limit) {
 
 MoveProgress CheckedCache::rebalance_now(const RebalanceOptions& options) {
   const MoveProgress progress = cache_.rebalance_now(options, Stream());
+  is_moving_ = progress.moving > 0;
   poison_free_pages(cache_);
   return progress;
+}
+
+bool CheckedCache::complete_moves() {
+  const bool was_moving = is_moving_;
+  while (is_moving_) rebalance_now({});
+  return was_moving;
 }
 
 std::int64_t CheckedCache::resize(PageRank rank, std::int64_t pages) {
@@ -131,7 +139,7 @@ bool CheckedCache::try_compact(const std::vector<KeptTokens>& batch) {
   };
   std::vector<KeptTokens> twins = batch;
   for (KeptTokens& twin : twins) twin.sequence = twins_.at(twin.sequence);
-  const bool done = fits(cache_, batch);
+  const bool done = fits(cache_, batch) || (complete_moves() && fits(cache_, batch));
   expect(fits(single_, twins) == done,
          "compact: one rank with the same number of pages decided otherwise than several");
   if (done) keep_content(batch);

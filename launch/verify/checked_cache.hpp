@@ -61,6 +61,8 @@ class CheckedCache {
   void truncate(SequenceId sequence, std::int64_t length);
   /// KvCache's, on the distributed cache alone.
   std::int64_t rebalance(std::int64_t limit = 1 << 20);
+  /// While pages move, calls that find too few free ones complete the moves and try again, since
+  /// places of pages that were freed or copied meanwhile are free only then.
   MoveProgress rebalance_now(const RebalanceOptions& options);
   std::int64_t resize(PageRank rank, std::int64_t pages);
   void compact(const std::vector<KeptTokens>& batch);
@@ -91,6 +93,8 @@ class CheckedCache {
   struct Row;
   void add_twin(SequenceId sequence, SequenceId twin);
   void keep_content(const std::vector<KeptTokens>& batch);
+  /// Completes moves of rebalance_now. Returns whether some were under way.
+  bool complete_moves();
   std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch, const StepOptions& options);
 
   /// With `filled` rows of numbers, the rest NaN.
@@ -150,6 +154,7 @@ class CheckedCache {
   Random random_;
   std::map<SequenceId, Layers> content_;
   std::map<SequenceId, SequenceId> twins_;  // in single_: no cache takes another's ids
+  bool is_moving_ = false;                  // pages, beside other calls
   Findings findings_;
   CheckedStates states_{cache_, findings_};
   CheckedExternal external_{cache_};

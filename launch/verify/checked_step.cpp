@@ -96,12 +96,14 @@ std::optional<StepPlan> CheckedCache::try_plan(std::span<const BatchEntry> batch
   } else if (!cache_.try_replan(*plan, batch, {}, options.plan.q_positions)) {
     plan.reset();
   }
-  expect(plan || cache_.digest() == before, "plan: refused the batch and changed the allocator");
+  expect(plan || is_moving_ || cache_.digest() == before,  // moves may have been given up
+         "plan: refused the batch and changed the allocator");
   return plan;
 }
 
 bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& options) {
   std::optional<StepPlan> plan = try_plan(batch, options);
+  if (!plan && complete_moves()) plan = try_plan(batch, options);
   PlanOptions alone = options.plan;
   alone.limits.reset();
   std::vector<BatchEntry> twin_batch(batch.begin(), batch.end());

@@ -22,19 +22,23 @@ class Simulation {
   Simulation(Mesh& mesh, const CaseConfig& config, Random& random)
       : config_(config),
         random_(random),
-        cache_(mesh, config.cache, static_cast<std::uint64_t>(random.integer(0, 1 << 30))) {}
+        cache_(mesh, config.cache, static_cast<std::uint64_t>(random.integer(0, 1 << 30))),
+        moves_(cache_, config.moves, random) {}
 
   Findings run() {
     for (std::int64_t i = 0; i < config_.steps; ++i) {
       change_sequences();
       step();
+      moves_.between_steps();
       if (i % 4 == 0) cache_.check_replicas();
     }
     while (!alive_.empty()) erase_any();
+    moves_.end();
     cache_.check_replicas();
     return cache_.findings();
   }
   std::vector<std::string> kernels() { return cache_.cache().kernel_programs(); }
+  const MovedPages& moved() const { return moves_.moved(); }
 
  private:
   std::int64_t length(SequenceId sequence) const { return cache_.allocator().length(sequence); }
@@ -301,6 +305,7 @@ class Simulation {
   const int q_heads_ = most_q_heads(config_.cache);  // for which mods are made
   Random& random_;
   CheckedCache cache_;
+  RandomMoves moves_;
   mods::DraftTrees trees_{static_cast<int>(config_.max_sequences), kMostDrafts};
   std::vector<SequenceId> alive_;
 };
@@ -333,7 +338,8 @@ CaseResult CaseRunner::run(std::uint64_t seed) {
   if (rules_.reproducible) make_reproducible(config, mesh.device());
   Simulation simulation(mesh, config, random);
   Findings findings = simulation.run();
-  return {describe(config, mesh), config.steps, std::move(findings), simulation.kernels()};
+  return {describe(config, mesh), config.steps, std::move(findings), simulation.kernels(),
+          simulation.moved()};
 }
 
 }  // namespace kvmesh::verify

@@ -8,6 +8,7 @@
 #include "kvmesh/mesh.hpp"
 #include "launch/verify/case_rules.hpp"
 #include "launch/verify/findings.hpp"
+#include "launch/verify/random_moves.hpp"
 
 namespace kvmesh::verify {
 
@@ -16,6 +17,7 @@ struct CaseResult {
   std::int64_t steps = 0;
   Findings findings;                   ///< findings of this rank
   std::vector<std::string> kernels{};  ///< KvCache::kernel_programs of this rank's cache
+  MovedPages moved{};                  ///< between ranks
 };
 
 /// Runs cases on the ranks of a mesh, in every arrangement kv_parallel x head_parallel of them that
@@ -23,7 +25,8 @@ struct CaseResult {
 /// random batches of them: prefill, decode, several queries, draft trees of which some tokens are
 /// kept, any mods, dtypes and scatters, in pools that are small enough to run out. Some plans have
 /// limits. Some steps run by page tables, in a third of the cases over pages of an engine's own
-/// form and ownership, and some of these with token lists.
+/// form and ownership, and some of these with token lists. On several ranks pages move in half of
+/// the cases, mostly beside the steps, and some ranks are emptied.
 class CaseRunner {
  public:
   /// @throws InvalidArgument for rules that exclude each other. Collective.

@@ -135,6 +135,12 @@ void draw_pages(Random& random, CacheOptions& cache) {
   }
 }
 
+/// ", pages move ..."; empty: they do not.
+std::string describe_moves(Moves moves) {
+  if (moves == Moves::kNone) return "";
+  return moves == Moves::kBetween ? ", pages move between steps" : ", pages move beside steps";
+}
+
 /// ", two layer groups ..." or the like; empty: all layers are alike.
 std::string describe_groups(const CacheOptions& cache) {
   if (cache.groups.empty()) return "";
@@ -158,6 +164,9 @@ CaseConfig random_config(Random& random, const Mesh& mesh) {
   if (random.one_in(4)) config.cache.window = random.integer(1, 60);
   if (!is_mla) draw_pages(random, config.cache);
   if (random.one_in(3)) config.engine = random_form(random, config.cache.page_size);
+  if (mesh.kv_parallel() == 1 || random.coin()) return config;
+  config.moves = random.one_in(3) ? Moves::kBetween : Moves::kBeside;
+  if (random.coin()) config.cache.placement = Placement::kPacked;  // the one with most to level
   return config;
 }
 
@@ -214,14 +223,15 @@ std::string describe(const CaseConfig& config, const Mesh& mesh) {
   const CacheOptions& cache = config.cache;
   return fmt::format(
       "{} ranks (kv {} x head {}), {} layers, {}/{} heads, dims {}/{}, {} pages of {} tokens per "
-      "rank, {} {}{}, {} placement{}, windows of {} and {}{}",
+      "rank, {} {}{}, {} placement{}, windows of {} and {}{}{}",
       mesh.size(), mesh.kv_parallel(), mesh.head_parallel(), cache.layers, cache.q_heads,
       cache.kv_heads, cache.k_dim, cache.v_dim ? cache.v_dim : cache.k_dim, cache.pages_per_rank,
       cache.page_size, name(cache.page_kind), name(cache.dtype),
       info_of(cache.dtype).has_scales ? fmt::format(" scaled {}", name(cache.scales.kind)) : "",
       name(cache.placement), describe_groups(cache), cache.window,
       cache.groups.empty() ? cache.window : cache.groups[0].window,
-      config.engine ? ", an engine's pages " + describe(*config.engine) : "");
+      config.engine ? ", an engine's pages " + describe(*config.engine) : "",
+      describe_moves(config.moves));
 }
 
 }  // namespace kvmesh::verify

@@ -11,6 +11,15 @@
 
 namespace kvmesh::verify {
 
+/// When pages move between ranks: see RandomMoves.
+enum class Moves : std::uint8_t {
+  kNone,
+  kBetween,  ///< between steps, each time until they have moved
+  /// Beside steps, as on a server. When they have moved depends on the time that the copies take,
+  /// and with it the bits of rows, unless the cache is reproducible.
+  kBeside,
+};
+
 struct CaseConfig {
   CacheOptions cache;
   std::int64_t steps = 0;
@@ -19,6 +28,7 @@ struct CaseConfig {
   std::int64_t max_queries = 0;  ///< of one sequence in one step
   /// Steps by page tables are over pages of this form; unset: over the cache's own.
   std::optional<EngineForm> engine{};
+  Moves moves = Moves::kNone;
 };
 
 /// Makes the caches reproducible: on GPUs of 16-bit pages and dims that are multiples of 8.

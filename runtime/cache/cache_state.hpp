@@ -135,8 +135,8 @@ class KvCache::State {
   Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end,
                                  std::optional<Stream> stream = {});
   /// Makes the copies of copy on write that each group's allocator asks for, which has taken pages
-  /// for them. With the stream of the steps they are part of its work, unless pages come from
-  /// another rank; without it they are made on return. The ranks make the copies of each group
+  /// for them. With the stream of the steps those within a rank are part of its work; all others
+  /// are made on return. The ranks make the copies of each group
   /// together, so a failure of this rank is one of the result: `rethrow` it. If `attempt` has
   /// failed before, this rank makes no copies, and only takes part in the exchanges.
   /// @throws Timeout, PeerLost.

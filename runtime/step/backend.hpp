@@ -105,6 +105,8 @@ class Backend {
   virtual std::vector<std::string> kernel_programs() { return {}; }
   /// Waits for all work on the device, on any stream.
   virtual void wait_idle() = 0;
+  /// Waits for the work on `stream` alone.
+  virtual void wait(Stream stream) = 0;
   /// Writes as kvmesh::append does, after the work on `stream`; the tokens are written on return.
   /// REQUIRES: tensors that check_writable_pool and check_new_tokens accept, and slots in the pool.
   /// @throws InvalidArgument, before anything is written, if this device does not take the pool.

@@ -161,6 +161,7 @@ class CpuBackend : public Backend {
     return BlockMask::create(mask, shape);
   }
   void wait_idle() override {}
+  void wait(Stream) override {}
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream) override {
     cpu::write_tokens(pool, k, v, slots, mesh_.threads());

@@ -325,6 +325,7 @@ class CudaBackend : public Backend {
   }
 
   void wait_idle() override { context_.wait_idle(); }
+  void wait(Stream stream) override { context_.mesh.wait(stream, "wait for a stream"); }
 
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream stream) override {

@@ -259,8 +259,9 @@ TEST(SideMovesOfPages, ALeavingRankProvidesTheLastPages) {
       << "there is no room";
 }
 
-/// Balanced sequences of random lengths, and forks.
-PageAllocator random_pages(std::mt19937& random) {
+/// Balanced sequences of random lengths, and forks; in half of the cases as many as leave about one
+/// rank's pages free.
+PageAllocator random_pages(std::mt19937& random, std::vector<SequenceId>& sequences) {
   const auto draw = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
   PageAllocator pages({.ranks = 2 + draw(2),
                        .pages_per_rank = 8 + draw(40),
@@ -271,8 +272,9 @@ PageAllocator random_pages(std::mt19937& random) {
     const AppendRequest request{sequence, tokens};
     static_cast<void>(pages.try_append({&request, 1}));
   };
-  std::vector<SequenceId> sequences;
-  for (int operations = 1 + draw(40); operations > 0; --operations) {
+  const bool fills = draw(2) == 0;
+  for (int operations = fills ? 300 : 1 + draw(40); operations > 0; --operations) {
+    if (fills && pages.free_pages() <= pages.options().pages_per_rank + 1) break;
     const int kind = draw(8);
     if (kind < 4 || sequences.empty()) {
       sequences.push_back(pages.create());
@@ -290,11 +292,22 @@ PageAllocator random_pages(std::mt19937& random) {
   return pages;
 }
 
-// No page moves to and fro.
+/// The pages of the rank that are full of tokens, once for each sequence that has them.
+std::int64_t full_pages(const PageAllocator& pages, const std::vector<SequenceId>& sequences,
+                        PageRank rank) {
+  std::int64_t count = 0;
+  for (const SequenceId sequence : sequences)
+    for (std::int64_t at = 0; at < pages.length(sequence) / kTokens; ++at)
+      count += pages.pages(sequence)[static_cast<std::size_t>(at)].rank() == rank ? 1 : 0;
+  return count;
+}
+
+// No page moves to and fro, and no full page stays on a rank that is leaving if there is room.
 TEST(SideMovesOfBalancedSequences, ComeToAnEnd) {
   for (unsigned seed = 1; seed <= 2000; ++seed) {
     std::mt19937 random(seed);
-    PageAllocator pages = random_pages(random);
+    std::vector<SequenceId> sequences;
+    PageAllocator pages = random_pages(random, sequences);
     const RebalanceOptions options{.limit = 1 + static_cast<std::int64_t>(random() % 6),
                                    .leaving = PageRank{random() % 3 == 0 ? 0 : -1}};
     int rounds = 0;
@@ -302,6 +315,10 @@ TEST(SideMovesOfBalancedSequences, ComeToAnEnd) {
       pages.finish_moves();
     ASSERT_LT(rounds, 200) << "seed " << seed;
     pages.verify_integrity();
+    if (options.leaving.value < 0) continue;
+    if (pages.free_pages() > pages.free_pages(options.leaving)) {
+      ASSERT_EQ(full_pages(pages, sequences, options.leaving), 0) << "seed " << seed;
+    }
   }
 }
 

@@ -3,14 +3,15 @@
 // over the kv communicator.
 //
 //   source                            holder of the copy
-//   wait_idle                         wait_idle          no kernel uses these pages any more
+//   wait                              wait               no kernel uses these pages any more
 //   "ready", or the tokens  ------->                     first exchange
 //                                     copy               out of the map, or of what came
 //                           <-------  "done"             second exchange, only for maps
 //
-// The source waits for "done", because its next append may write to the page that is being read. A
-// rank whose own copies fail still takes part in the exchanges, and throws at the end: the others'
-// communicator stays whole.
+// The source waits for "done", because its next append may write to the page that is being read.
+// Each waits for its stream, if there is one, else for its device; a rank that gives and takes no
+// page for neither. A rank whose own copies fail still takes part in the exchanges, and throws at
+// the end: the others' communicator stays whole.
 #include "runtime/cache/moves/page_transfer.hpp"
 
 #include <algorithm>
@@ -90,18 +91,18 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
                    std::size_t group, std::string_view operation, std::optional<Stream> stream,
                    Attempt attempt) {
   if (copies.empty()) return attempt.rethrow();
-  const bool remote = std::ranges::any_of(copies, is_remote);
-  if (remote) stream.reset();                          // ranks wait for one another on the host
-  if (!stream) attempt([&] { backend.wait_idle(); });  // the pages to copy may still be written
   const PageMover mover(pools, group);
-  const DeviceMoves device = backend.device_moves(stream);
+  const DeviceMoves between_ranks = backend.device_moves();
   std::vector<PageMove> local;
-  Transfer transfer(mover, device, peers, kv, members, operation);
+  Transfer transfer(mover, between_ranks, peers, kv, members, operation);
   const PageRank me = members.page_rank(kv.rank());
   const int rows = pools.layout().groups()[group].format.page_size;  // of a state: one
+  bool remote = false, takes_part = false;
   for (PageCopy copy : copies) {
     copy.tokens = std::min(copy.tokens, rows);
     if (is_remote(copy)) {
+      remote = true;
+      takes_part |= copy.source.rank() == me || copy.destination.rank() == me;
       transfer.add(copy);
     } else if (copy.source.rank() == me) {
       local.push_back({.source = copy.source.index(),
@@ -109,7 +110,12 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
                        .tokens = copy.tokens});
     }
   }
-  attempt([&] { mover.move(mover.layers(), local, mover.my_pools(), mover.my_pools(), device); });
+  if (!stream) attempt([&] { backend.wait_idle(); });  // the pages to copy may still be written
+  if (stream && takes_part) attempt([&] { backend.wait(*stream); });
+  attempt([&] {
+    mover.move(mover.layers(), local, mover.my_pools(), mover.my_pools(),
+               backend.device_moves(stream));
+  });
   if (remote) transfer.run(attempt);
   attempt.rethrow();
 }

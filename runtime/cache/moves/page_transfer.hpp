@@ -16,9 +16,11 @@ namespace kvmesh {
 
 /// Makes the copies of copy on write and of moves, in every layer of a group. A copy from another
 /// rank reads the page through this rank's map of the source's pools, or receives it over the kv
-/// communicator. Errors of peers name `operation`. If no page is copied between ranks and there is
-/// a stream, the copies are part of its work; otherwise they are made on return. If `attempt` has
-/// failed before, this rank only takes part in the exchanges, and throws that failure.
+/// communicator. Errors of peers name `operation`. Without a stream this rank waits for its device
+/// first, and all its copies are made on return. With a stream the copies within a rank are part of
+/// its work; those between two ranks are made on return, after both have waited for their streams,
+/// and other ranks do not wait for them. If `attempt` has failed before, this rank only takes part
+/// in the exchanges, and throws that failure.
 /// REQUIRES: all ranks pass the same copies; `members` are of `kv`.
 /// Collective if a page is copied between ranks.
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,

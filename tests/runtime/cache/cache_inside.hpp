@@ -37,6 +37,7 @@ class OtherBackend : public Backend {
     return real_->make_block_mask(mask, shape);
   }
   void wait_idle() override { real_->wait_idle(); }
+  void wait(kvmesh::Stream stream) override { real_->wait(stream); }
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, kvmesh::Stream stream) override {
     real_->write(pool, k, v, slots, stream);

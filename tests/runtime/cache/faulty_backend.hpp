@@ -33,6 +33,10 @@ class FaultyBackend final : public OtherBackend {
     faults_.step();
     OtherBackend::wait_idle();
   }
+  void wait(kvmesh::Stream stream) override {
+    faults_.step();
+    OtherBackend::wait(stream);
+  }
   DeviceMoves device_moves(std::optional<kvmesh::Stream> /*on*/) override {
     return [this](const PageMoves& moves) {
       faults_.step();

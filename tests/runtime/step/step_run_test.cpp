@@ -78,6 +78,7 @@ class RecordingBackend : public Backend {
     return BlockMask::create(mask, shape);
   }
   void wait_idle() override {}
+  void wait(Stream) override {}
   void write(const KvPool&, const ConstTensorView&, const ConstTensorView&,
              std::span<const TokenSlot>, Stream) override {}
   void move_tokens(const TokenPlanes&, std::span<const TokenSlot>, std::span<const TokenSlot>,
