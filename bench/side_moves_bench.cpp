@@ -1,5 +1,5 @@
 // Measures steps of decode while pages move: before, beside KvCache::rebalance_now, and after it;
-// and KvCache::rebalance, for which decoding stands still.
+// and KvCache::rebalance, for which decoding stands still, beside a plain copy of as many bytes.
 //
 //   mpirun -np RANKS side_moves_bench [tokens] [limit]
 //
@@ -130,6 +130,21 @@ void beside(Mesh& mesh, Decode& decode, std::int64_t limit) {
                 static_cast<double>(moved) * kPageBytes / all * 1e-9);
 }
 
+/// Returns the seconds of a copy of as many bytes, to another GPU if there is one.
+double plain_copy(const Mesh& mesh, double bytes) {
+  const auto size = static_cast<std::size_t>(bytes);
+  Device other = mesh.device();
+  if (other.kind == DeviceKind::kCuda) ++other.index;
+  DeviceMemory from(mesh.device(), size), to(other, size);
+  copy_bytes(from.data(), to.data(), size);  // the system gives the memory of CPUs as it is written
+  copy_bytes(to.data(), from.data(), size);
+  std::vector<double> times;
+  for (int i = 0; i < 5; ++i)
+    times.push_back(seconds([&] { copy_bytes(to.data(), from.data(), size); }));
+  std::ranges::sort(times);
+  return times[times.size() / 2];
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -149,7 +164,10 @@ int main(int argc, char** argv) {
   decode.fill();
   std::int64_t moved = 0;
   const double stands = seconds([&] { moved = decode.rebalance(); });
-  if (mesh.rank().value == 0)
-    std::printf("rebalance                    %5lld pages    stands still for %9.1f us\n",
-                static_cast<long long>(moved), 1e6 * stands);
+  if (mesh.rank().value != 0) return 0;
+  const double bytes = static_cast<double>(moved) * kPageBytes, plain = plain_copy(mesh, bytes);
+  std::printf("rebalance                    %5lld pages    stands still for %9.1f us, %.2f GB/s\n",
+              static_cast<long long>(moved), 1e6 * stands, bytes / stands * 1e-9);
+  std::printf("a plain copy of them                        %9.1f us, %.2f GB/s\n", 1e6 * plain,
+              bytes / plain * 1e-9);
 }
