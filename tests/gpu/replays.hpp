@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <vector>
 
@@ -36,7 +37,8 @@ class Arrivals {
     if (count > 0 && random_.one_in(15)) {
       const auto s = static_cast<std::size_t>(random_.integer(0, count - 1));
       const std::int64_t length = a.cache.allocator().length(a.living[s]);
-      const std::int64_t kept = random_.integer(length / 2, length);
+      const std::int64_t kept =
+          random_.integer(std::max(length / 2, shortest(a, a.living[s])), length);
       for (Served* served : {&a, &b}) served->cache.truncate(served->living[s], kept);
     }
     if (count > 0 && count < kSequences && random_.one_in(30)) {
@@ -58,39 +60,74 @@ class Arrivals {
   }
 
  private:
+  /// The least number of tokens that a truncation may leave: the next query sees no page that a
+  /// window has given up.
+  static std::int64_t shortest(const Served& served, SequenceId sequence) {
+    std::int64_t tokens = 0;
+    for (int group = 0; group < served.cache.groups(); ++group) {
+      const std::int64_t released = served.cache.allocator(group).released_pages(sequence);
+      if (released == 0) continue;
+      const CacheOptions options = served.cache.group_options(group);
+      tokens = std::max(tokens, released * options.page_size + options.window - 1);
+    }
+    return tokens;
+  }
+
   Random random_;
 };
 
+/// How the steps differ from plain ones.
+struct StepsWith {
+  bool gathers = false;  ///< in the replays each rank knows the queries of its heads' share alone
+  std::vector<LayerKind> kinds{};
+  bool sinks = false;
+};
+
+/// Pages that the windows of all groups have given up, over all sequences.
+inline std::int64_t released_pages(const Served& served) {
+  std::int64_t pages = 0;
+  for (int group = 0; group < served.cache.groups(); ++group) {
+    for (const SequenceId sequence : served.living) {
+      pages += served.cache.allocator(group).released_pages(sequence);
+    }
+  }
+  return pages;
+}
+
 /// Compares `steps` replays with the same steps, planned and run one by one on `eager_mesh`.
-/// `gathers`: in the replays each rank knows the queries of its share of the heads alone.
+/// Groups with windows give up pages between replays.
 inline void expect_replays_like_eager_steps(Mesh& mesh, Mesh& eager_mesh,
                                             const CacheOptions& options, int steps,
-                                            bool gathers = false) {
+                                            const StepsWith& with = {}) {
   const std::uint64_t seed = seed_or(5);
   SCOPED_TRACE(fmt::format("KVMESH_SEED={}", seed));
   Arrivals arrivals(seed);
   const DeviceMemory numbers = random_numbers(mesh);
   const Stream stream;
   Served graph_side{KvCache(mesh, options)}, eager_side{KvCache(eager_mesh, options)};
+  if (with.sinks) {  // a pair of the numbers is a float32 of about the size of its second
+    graph_side.sinks = {numbers.data(), Dtype::kFloat32, {kLayers, kQHeads}, mesh.device()};
+    eager_side.sinks = graph_side.sinks;
+  }
 
   Inputs inputs(mesh, kSequences);
   const Outputs replayed(mesh, kSequences), eager(mesh, kSequences);
   const std::int64_t prompt_room = 300;
   Inputs prompt(mesh, prompt_room);
   const Outputs prompt_out(mesh, prompt_room);
-  StepPlan step =
-      graph_side.cache.plan({}, {.limits = StepLimits{.sequences = kSequences, .query_tokens = 1}});
+  StepPlan step = graph_side.cache.plan(
+      {}, {.kinds = with.kinds, .limits = StepLimits{.sequences = kSequences, .query_tokens = 1}});
   const Inputs gathered(mesh, kSequences);
   const IndexRange heads = share_of(kQHeads, mesh.kv_rank().value, mesh.kv_parallel());
   const auto run = [&] {
-    if (!gathers) return graph_side.run(step, inputs, replayed, stream);
+    if (!with.gathers) return graph_side.run(step, inputs, replayed, stream);
     graph_side.gather_and_run(step, heads, inputs, gathered, replayed, stream);
   };
   run();  // nothing yet: NCCL connects
   const std::uint64_t generation = step.generation();
   const Graph graph(stream, run);
 
-  std::int64_t compared = 0;
+  std::int64_t compared = 0, given_up = 0;
   for (int turn = 0; turn < steps; ++turn) {
     if (arrivals.next(graph_side, eager_side)) {
       const std::int64_t tokens = arrivals.random().integer(1, prompt_room);
@@ -105,11 +142,14 @@ inline void expect_replays_like_eager_steps(Mesh& mesh, Mesh& eager_mesh,
         arrivals.random().one_in(4) ? arrivals.random().integer(0, 1 << kSequences) : 0);
     inputs.change(numbers, arrivals.random().integer(0, 1000));
 
+    given_up -= released_pages(graph_side);
     graph_side.cache.replan(step, arrivals.batch(graph_side, left_out), {stream});
+    given_up += released_pages(graph_side);
     ASSERT_EQ(step.generation(), generation);
     graph.launch(stream);
 
-    StepPlan plan = eager_side.cache.plan(arrivals.batch(eager_side, left_out));
+    StepPlan plan =
+        eager_side.cache.plan(arrivals.batch(eager_side, left_out), {.kinds = with.kinds});
     eager_side.run(plan, inputs, eager, stream);
     stream.wait();
     for (int layer = 0; layer < kLayers; ++layer) {
@@ -119,6 +159,9 @@ inline void expect_replays_like_eager_steps(Mesh& mesh, Mesh& eager_mesh,
     compared += plan.query_tokens();
   }
   EXPECT_GT(compared, steps / 2) << "too few sequences";
+  const bool has_windows =
+      std::ranges::any_of(options.groups, [](const LayerGroup& it) { return it.window > 0; });
+  EXPECT_EQ(given_up > 0, has_windows);
 }
 
 /// A batch of sequences of these lengths, some with several queries. Up to 64 tokens are on one

@@ -122,11 +122,14 @@ class Inputs {
 struct Served {
   KvCache cache;
   std::vector<SequenceId> living{};
+  /// [kLayers, kQHeads] float32; empty: none.
+  ConstTensorView sinks{};
 
   void run(StepPlan& step, const Inputs& inputs, const Outputs& outputs, cudaStream_t stream) {
     for (int layer = 0; layer < kLayers; ++layer) {
-      step.run(layer, inputs.layer(layer, step.append_tokens()),
-               outputs.layer(layer, step.query_tokens()), {stream});
+      LayerInput input = inputs.layer(layer, step.append_tokens());
+      input.sinks = sinks_of(layer);
+      step.run(layer, input, outputs.layer(layer, step.query_tokens()), {stream});
     }
   }
 
@@ -143,8 +146,16 @@ struct Served {
       const TensorView q = gathered.queries(layer, tokens);
       step.gather_queries(layer, share, q, {stream});
       input.q = q;
+      input.sinks = sinks_of(layer);
       step.run(layer, input, outputs.layer(layer, tokens), {stream});
     }
+  }
+
+ private:
+  ConstTensorView sinks_of(int layer) const {
+    if (sinks.empty()) return {};
+    const auto* of_layer = static_cast<const float*>(sinks.data) + layer * kQHeads;
+    return {of_layer, Dtype::kFloat32, {kQHeads}, sinks.device};
   }
 };
 

@@ -29,7 +29,22 @@ TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
 TEST(StepGraph, GathersTheQueriesOfEachBatch) {
   Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
   if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
-  expect_replays_like_eager_steps(mesh, mesh, cache_options(), steps_or(200), true);
+  expect_replays_like_eager_steps(mesh, mesh, cache_options(), steps_or(200), {.gathers = true});
+}
+
+// The shape of gpt-oss, and a group of another format. Windows give up pages between replays, and
+// keep enough to be on several ranks.
+TEST(StepGraph, ServesGroupsOfLayersWithKindsAndSinks) {
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
+  if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
+  CacheOptions options = cache_options();
+  LayerGroup windows{.layers = {}, .window = 100, .page_share = 0.5};
+  for (int layer = 0; layer < kLayers; layer += 2) windows.layers.push_back(layer);
+  options.groups = {windows, {.layers = {9}, .dtype = Dtype::kFloat8E4M3}};
+  const std::vector<LayerKind> kinds{
+      {.layers = {5, 6}, .mask = mods::sliding_window(37), .score = mods::soft_cap(30)}};
+  expect_replays_like_eager_steps(mesh, mesh, options, steps_or(300),
+                                  {.kinds = kinds, .sinks = true});
 }
 
 // Draft, verify, accept, with trees whose shapes change between replays. Pages are shared with a
