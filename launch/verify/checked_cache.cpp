@@ -34,9 +34,11 @@ void poison_free_pages(KvCache& cache) {
   for (int layer = 0; layer < cache.options().layers; ++layer) {
     const PageAllocator& allocator = cache.allocator(cache.group_of(layer));
     const std::int64_t pages = cache.planes(layer)[0].shape[0];
+    const std::vector<PageId> published = allocator.published_pages();
     for (std::int32_t page = 0; page < pages; ++page) {
       const PageId id{cache.mesh().page_rank(), page};
       if (allocator.reference_count(id) > 0 || allocator.is_moving(id)) continue;
+      if (std::ranges::binary_search(published, id)) continue;  // cached
       for (const TensorView& plane : cache.planes(layer)) poison_page(plane, page);
     }
   }
@@ -95,12 +97,16 @@ void CheckedCache::truncate(SequenceId sequence, std::int64_t length) {
   states_.truncate(sequence, length);
   cache_.truncate(sequence, length);
   single_.truncate(twins_.at(sequence), length);
-  for (DenseSequence& layer : content_.at(sequence)) {
+  keep_first(content_.at(sequence), length);
+  poison_free_pages(cache_);
+  poison_free_pages(single_);
+}
+
+void CheckedCache::keep_first(Layers& layers, std::int64_t length) {
+  for (DenseSequence& layer : layers) {
     layer.k.resize(static_cast<std::size_t>(length * layer.kv_heads * layer.k_dim));
     layer.v.resize(static_cast<std::size_t>(length * layer.kv_heads * layer.v_dim));
   }
-  poison_free_pages(cache_);
-  poison_free_pages(single_);
 }
 
 std::int64_t CheckedCache::rebalance(std::int64_t limit) {
@@ -181,6 +187,44 @@ void CheckedCache::erase(SequenceId sequence) {
   content_.erase(sequence);
   poison_free_pages(cache_);
   poison_free_pages(single_);
+}
+
+void CheckedCache::publish(SequenceId sequence, const std::vector<std::int32_t>& names) {
+  PrefixKey key = cache_.make_prefix_key();
+  key.append(names);
+  cache_.publish(sequence, key);
+  single_.publish(twins_.at(sequence), key);
+  Published& published =
+      published_.emplace_back(names, content_.at(sequence), states_.of(sequence));
+  keep_first(published.content, std::ssize(names));
+  poison_free_pages(cache_);  // where another sequence has published the same page
+  poison_free_pages(single_);
+}
+
+SequenceId CheckedCache::create_with_prefix(const std::vector<std::int32_t>& names) {
+  PrefixKey key = cache_.make_prefix_key();
+  key.append(names);
+  const SequenceId sequence = cache_.create_with_prefix(key, Stream());
+  add_twin(sequence, single_.create_with_prefix(key));
+  const std::int64_t length = cache_.length(sequence);
+  expect(single_.length(twins_.at(sequence)) == length, "one rank found another prefix");
+  const Published* published = find_published(names, length);
+  if (published == nullptr) throw Error("verify: found a prefix that was not published");
+  Layers& content = content_[sequence] = published->content;
+  keep_first(content, length);
+  if (length > 0) states_.begin_with(sequence, published->states);
+  return sequence;
+}
+
+const CheckedCache::Published* CheckedCache::find_published(const std::vector<std::int32_t>& names,
+                                                            std::int64_t length) const {
+  const auto begins_so = [&](const Published& it) {
+    const bool is_long_enough =
+        it.states.empty() ? std::ssize(it.names) >= length : std::ssize(it.names) == length;
+    return is_long_enough && std::equal(names.begin(), names.begin() + length, it.names.begin());
+  };
+  const auto found = std::ranges::find_if(published_, begins_so);
+  return found == published_.end() ? nullptr : &*found;
 }
 
 void CheckedCache::check_replicas() {

@@ -70,6 +70,14 @@ class CheckedCache {
   bool try_compact(const std::vector<KeptTokens>& batch);
   void erase(SequenceId sequence);
 
+  /// Publishes the full pages of the sequence's first tokens, which have these names. REQUIRES: a
+  /// name always stands for the same keys; a sequence with states has exactly these tokens.
+  void publish(SequenceId sequence, const std::vector<std::int32_t>& names);
+  /// Makes a sequence of what is published of these tokens: from then on it has their keys, and the
+  /// state after the last of them. REQUIRES: the pools have room for all that was published, so
+  /// that both caches have kept it.
+  SequenceId create_with_prefix(const std::vector<std::int32_t>& names);
+
   /// Plans, runs every layer on random numbers and compares. False if the pools are too full.
   /// Collective.
   bool step(std::span<const BatchEntry> batch, const StepOptions& options);
@@ -86,6 +94,12 @@ class CheckedCache {
 
  private:
   using Layers = std::vector<DenseSequence>;
+  /// What was published: the content of tokens, under their names.
+  struct Published {
+    std::vector<std::int32_t> names;
+    Layers content;
+    CheckedStates::OfLayers states;
+  };
   struct Step;
   struct Outputs;
   struct Inputs;
@@ -93,6 +107,10 @@ class CheckedCache {
   struct Row;
   void add_twin(SequenceId sequence, SequenceId twin);
   void keep_content(const std::vector<KeptTokens>& batch);
+  static void keep_first(Layers& layers, std::int64_t length);
+  /// What was published of the first `length` of these tokens; with states, of no more of them.
+  const Published* find_published(const std::vector<std::int32_t>& names,
+                                  std::int64_t length) const;
   /// Completes moves of rebalance_now. Returns whether some were under way.
   bool complete_moves();
   std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch, const StepOptions& options);
@@ -154,7 +172,8 @@ class CheckedCache {
   Random random_;
   std::map<SequenceId, Layers> content_;
   std::map<SequenceId, SequenceId> twins_;  // in single_: no cache takes another's ids
-  bool is_moving_ = false;                  // pages, beside other calls
+  std::vector<Published> published_;
+  bool is_moving_ = false;  // pages, beside other calls
   Findings findings_;
   CheckedStates states_{cache_, findings_};
   CheckedExternal external_{cache_};

@@ -29,6 +29,18 @@ void CheckedStates::truncate(SequenceId sequence, std::int64_t length) {
   if (length == 0) erase(sequence);
 }
 
+CheckedStates::OfLayers CheckedStates::of(SequenceId sequence) const {
+  OfLayers states;
+  for (const auto& [place, state] : states_) {
+    if (place.first == sequence) states[place.second] = state;
+  }
+  return states;
+}
+
+void CheckedStates::begin_with(SequenceId sequence, const OfLayers& states) {
+  for (const auto& [layer, state] : states) states_[{sequence, layer}] = state;
+}
+
 void CheckedStates::check(int layer, SequenceId sequence) {
   const auto known = states_.find({sequence, layer});
   const TensorView here = cache_.sequence_state(layer, sequence);

@@ -17,6 +17,9 @@ namespace kvmesh::verify {
 /// draw them alike.
 class CheckedStates {
  public:
+  using State = std::vector<float>;
+  using OfLayers = std::map<int, State>;
+
   CheckedStates(KvCache& cache, Findings& findings) : cache_(cache), findings_(findings) {}
 
   /// Checks the batch's states, and writes those of sequences that it appends to. Call it after the
@@ -27,8 +30,11 @@ class CheckedStates {
   void erase(SequenceId sequence);
   void truncate(SequenceId sequence, std::int64_t length);
 
+  /// The sequence's states, to be those of a sequence that the cache makes of its prefix.
+  OfLayers of(SequenceId sequence) const;
+  void begin_with(SequenceId sequence, const OfLayers& states);
+
  private:
-  using State = std::vector<float>;
   void check(int layer, SequenceId sequence);
   void write(int layer, SequenceId sequence, Random& random);
 

@@ -1,5 +1,7 @@
 #include "tests/contracts/layer_groups_contract.hpp"
 
+#include <numeric>
+
 #include "tests/contracts/on_each_placement.hpp"
 
 namespace kvmesh::test {
@@ -35,6 +37,17 @@ CacheOptions with_formats(const Place& place) {
 CacheOptions with_states(const Place& place) {
   CacheOptions options = four_layers(place);
   options.groups = {{.layers = {1, 2}, .page_share = 1, .state_bytes = 1040}};
+  return options;
+}
+
+/// Layer 0 sees all; 1 has pages of another kind and dtype; 2 other heads and a window; 3 states.
+CacheOptions with_prefixes(const Place& place) {
+  CacheOptions options = four_layers(place);
+  options.groups = {
+      {.layers = {1}, .dtype = Dtype::kFloat8E4M3, .page_kind = PageKind::kLatent, .page_share = 2},
+      {.layers = {2}, .q_heads = 2, .dtype = Dtype::kFloat16, .window = 9},
+      {.layers = {3}, .state_bytes = 1040}};
+  options.prefix.enabled = true;
   return options;
 }
 
@@ -114,6 +127,50 @@ TEST_P(LayerGroupsContract, HaveStates) {
     };
     on_each_placement(GetParam(), with_states(GetParam()), script, head_parallel);
   }
+}
+
+/// The names of a prompt's first tokens.
+std::vector<std::int32_t> names_to(std::int64_t end) {
+  std::vector<std::int32_t> names(static_cast<std::size_t>(end));
+  std::iota(names.begin(), names.end(), 1000);
+  return names;
+}
+
+/// A prompt is published where its steps end, and found in all groups together: with the last pages
+/// of the window, and with the state of that position. What is found stays as it is, whoever goes
+/// on from it, while pages move, and when no sequence has it any more.
+TEST_P(LayerGroupsContract, FindPrefixesOfAllGroups) {
+  on_each_placement(GetParam(), with_prefixes(GetParam()), [](CheckedCache& cache) {
+    const SequenceId first = cache.create();
+    for (const std::int64_t end : {16, 24, 40}) {
+      const std::int64_t begin = cache.cache().length(first);
+      EXPECT_TRUE(cache.step({{first, end - begin, 3}}));
+      cache.publish(first, names_to(end));
+    }
+    const auto find = [&](std::int64_t end, std::int64_t expected) {
+      const SequenceId found = cache.create_with_prefix(names_to(end));
+      EXPECT_EQ(cache.cache().length(found), expected);
+      EXPECT_EQ(cache.allocator().pages(found)[0], cache.allocator().pages(first)[0]);
+      return found;
+    };
+    const SequenceId second = find(39, 24), third = find(17, 16);
+    EXPECT_EQ(cache.cache().allocator(2).released_pages(second), 2);
+    for (int i = 0; i < 3; ++i) {
+      cache.rebalance_now({.limit = 3});
+      EXPECT_TRUE(cache.step({{second, 2}, {first, 1}, {third, 9, 4}}));
+    }
+    const SequenceId fourth = cache.fork(second);
+    EXPECT_TRUE(cache.step({{fourth, 1}, {second, 3}}));
+    const SequenceId fifth = find(50, 40);
+    cache.erase(first);
+    cache.rebalance();
+    EXPECT_TRUE(cache.step({{fifth, 2}, {fourth, 1}, {third, 1}}));
+    for (const SequenceId sequence : {second, third, fourth, fifth}) cache.erase(sequence);
+    cache.rebalance();
+    const SequenceId last = cache.create_with_prefix(names_to(30));
+    EXPECT_EQ(cache.cache().length(last), 24) << "cached";
+    EXPECT_TRUE(cache.step({{last, 5}}));
+  });
 }
 
 }  // namespace
