@@ -1,9 +1,12 @@
-// Runs over an engine's pages in a captured graph, which computes the batch that was planned last.
+// Runs over an engine's pages in a captured graph, which computes the batch that was planned last,
+// on one rank and on several that own the tokens in turn.
 #include <gtest/gtest.h>
 
 #include "tests/contracts/external_case.hpp"
+#include "tests/gpu/captured.hpp"
 #include "tests/gpu/gpu_support.hpp"
 #include "tests/gpu/graph.hpp"
+#include "tests/support/kept_meshes.hpp"
 #include "tests/support/random.hpp"
 
 namespace kvmesh::test {
@@ -16,8 +19,8 @@ constexpr StepLimits kLimits{.sequences = 4, .query_tokens = 3};
 /// One run, captured once; between replays other batches, in pages drawn anew.
 class ExternalReplays {
  public:
-  ExternalReplays(const ExternalForm& form, const ExternalStep& step)
-      : engine_(mesh_, form, seed_or(23)), step_(step) {
+  ExternalReplays(Mesh& mesh, const ExternalForm& form, const ExternalStep& step)
+      : mesh_(mesh), engine_(mesh, form, seed_or(23)), step_(step) {
     step_.plan.limits = kLimits;
   }
   ~ExternalReplays() {
@@ -60,8 +63,7 @@ class ExternalReplays {
     engine_.compare(*tensors_, plan_, step_);
   }
 
-  Mesh mesh_{make_single_communicator(),
-             {.threads = 1, .device = DeviceChoice::kCuda, .makes_nccl = false}};
+  Mesh& mesh_;
   ExternalCase engine_;
   ExternalStep step_;
   Stream stream_;
@@ -72,12 +74,20 @@ class ExternalReplays {
 };
 
 /// Forms that run on the plain kernel, on tensor cores, and over latent and float8 pages.
-class ExternalGraph : public testing::TestWithParam<ExternalForm> {};
+class ExternalGraph : public testing::TestWithParam<ExternalForm> {
+ protected:
+  void SetUp() override {
+    if (!is_captured(mesh_)) GTEST_SKIP() << "ranks share a GPU: no capture";
+  }
+
+  Mesh& mesh_ = *kept_meshes.get({.device = DeviceChoice::kCuda});
+};
 
 // A batch without sequences, too, and one that fills the limits.
 TEST_P(ExternalGraph, ComputesTheBatchPlannedLast) {
   for (bool sinks : {false, true}) {
-    ExternalReplays replays(GetParam(), {.sinks = sinks});
+    const Scatter scatter = sinks ? Scatter::kHeads : Scatter::kAll;
+    ExternalReplays replays(mesh_, GetParam(), {.plan = {.scatter = scatter}, .sinks = sinks});
     replays.capture({{41, 3, 3}, {9, 1, 1}});
     replays.replay({{60, 1, 1}, {1, 1, 1}, {33, 3, 3}, {200, 2, 0}});
     replays.replay({});
@@ -88,7 +98,7 @@ TEST_P(ExternalGraph, ComputesTheBatchPlannedLast) {
 
 // Longer and shorter lists, of other batches.
 TEST_P(ExternalGraph, ComputesTheTokenListsPlannedLast) {
-  ExternalReplays replays(GetParam(), {});
+  ExternalReplays replays(mesh_, GetParam(), {});
   replays.capture({{41, 3, 0}, {200, 2, 0}}, 90);
   replays.replay({{200, 1, 0}, {1, 1, 0}, {33, 3, 0}, {0, 0, 0}}, 90);
   replays.replay({{150, 3, 0}}, 7);
@@ -105,15 +115,18 @@ std::string name_of(const testing::TestParamInfo<ExternalForm>& info) {
 INSTANTIATE_TEST_SUITE_P(
     Forms, ExternalGraph,
     testing::Values(
-        ExternalForm{.shape = {6, 2, 20, 12, 4, Dtype::kFloat32}, .order = PoolOrder::kNhd},
+        ExternalForm{
+            .shape = {6, 2, 20, 12, 4, Dtype::kFloat32}, .order = PoolOrder::kNhd, .interleave = 1},
         ExternalForm{.shape = {8, 2, 128, 128, 16, Dtype::kBFloat16}},
         ExternalForm{.shape = {8, 2, 128, 128, 16, Dtype::kBFloat16},
                      .order = PoolOrder::kPairNhd,
+                     .interleave = 8,
                      .block_table = true},
         ExternalForm{.shape = {16, 1, 576, 512, 64, Dtype::kBFloat16, PageKind::kLatent}},
         ExternalForm{.shape = {8, 2, 128, 128, 16, Dtype::kFloat8E4M3}},
         ExternalForm{.shape = {8, 2, 128, 128, 16, Dtype::kFloat8E4M3},
-                     .order = PoolOrder::kHeadScales}),
+                     .order = PoolOrder::kHeadScales,
+                     .interleave = 1}),
     name_of);
 
 }  // namespace

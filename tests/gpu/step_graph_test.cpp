@@ -1,23 +1,13 @@
 // A decode step of many layers, captured once in a CUDA graph, replayed for a thousand steps while
 // sequences grow, fork, are cut short, come and go; beside it the same steps, planned and run one
 // by one. Every bit is the same.
-#include <cstdlib>
-#include <string_view>
-
+#include "tests/gpu/captured.hpp"
 #include "tests/gpu/drafting.hpp"
 #include "tests/gpu/replays.hpp"
 #include "tests/support/kept_meshes.hpp"
 
 namespace kvmesh::test {
 namespace {
-
-/// True if the combine does not go by way of the host.
-bool is_captured(Mesh& mesh) {
-  const char* way = std::getenv("KVMESH_COMBINE_WAY");
-  const bool by_peer = way != nullptr && std::string_view(way) == "peer";
-  return mesh.kv_parallel() == 1 || mesh.device_group().nccl() != nullptr ||
-         (by_peer && mesh.device_group().peer_window() != nullptr);
-}
 
 TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
   Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
