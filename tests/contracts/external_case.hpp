@@ -212,6 +212,10 @@ class ExternalCase {
           token % mesh_.kv_parallel() != mesh_.kv_rank().value) {
         continue;  // another rank's turn
       }
+      if (step.plan.scatter == Scatter::kOwner &&
+          plan.participation().owner(token) != mesh_.kv_rank()) {
+        continue;  // another rank's row
+      }
       for (std::int64_t h = 0; h < heads.size(); ++h) {
         const std::int64_t row = token - tokens.begin;
         compare_row(step, tensors, token, heads.begin + h, tensors.o.elements(row, h),

@@ -85,6 +85,30 @@ TEST_P(ExternalContract, AnyScatterInPartsOrWhole) {
               });
 }
 
+// Sequences begin on rank 0, and no rank knows who else has listed pages: so it owns all rows.
+// Those of token lists by turns are the lowest rank's that has one of the tokens.
+TEST_P(ExternalContract, RowsOfTheirOwners) {
+  const ContractShape shape = small_shape(GetParam());
+  for (const ExternalForm& form : {ExternalForm{.shape = shape, .interleave = 2},
+                                   ExternalForm{.shape = shape, .listed = true}}) {
+    with_engine(GetParam(), form, [&](ExternalCase& engine) {
+      engine.batch({{41, 1, 1}, {37, 3, 3}, {2, 1, 0}, {0, 0, 0}, {23, 2, 0}});
+      ExternalStep step{.plan = {.scatter = Scatter::kOwner}};
+      for (const bool limited : {false, true}) {
+        if (limited) step.plan.limits = StepLimits{.sequences = 5, .query_tokens = 3};
+        ExternalPlan plan = engine.pool().plan(engine.tables(), step.plan);
+        engine.run(plan, step);
+        for (std::int64_t token = 0; token < 7; ++token) {
+          EXPECT_EQ(plan.participation().owner(token), Rank{0}) << token;
+        }
+      }
+      engine.batch({{41, 3, 0}, {60, 2, 0}});
+      step.visible = engine.draw_lists(20) && mods::causal();
+      engine.run(step);
+    });
+  }
+}
+
 TEST_P(ExternalContract, AnyMod) {
   with_engine(GetParam(),
               {.shape = small_shape(GetParam()), .order = PoolOrder::kNhd, .interleave = 1},
