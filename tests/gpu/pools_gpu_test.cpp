@@ -80,23 +80,44 @@ TEST(PoolsOnGpus, GrowNoFurtherThanTheirMemory) {
   });
 }
 
-/// A cache whose only sequence has `tokens` tokens of numbers, exported by CPUs.
+/// Numbers that half floats have, others in each layer.
+std::vector<float> numbers_of(int layer, std::int64_t count) {
+  std::vector<float> numbers(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = static_cast<float>((i + i / 251 + 31 * static_cast<std::size_t>(layer)) % 251);
+  }
+  return numbers;
+}
+
+/// Appends tokens of numbers to the sequence in one step, and writes its states.
+void append_numbers(KvCache& cache, SequenceId sequence, std::int64_t tokens) {
+  const CacheOptions& options = cache.options();
+  StepPlan plan = cache.plan({{sequence, tokens, 0}});
+  for (int layer = 0; layer < options.layers; ++layer) {
+    if (cache.group_options(cache.group_of(layer)).state_bytes > 0) {
+      const TensorView state = cache.sequence_state(layer, sequence);
+      if (state.empty()) continue;
+      const std::vector<float> numbers = numbers_of(layer, state.elements());
+      copy_bytes(state.data, numbers.data(), numbers.size() * sizeof(float));
+      continue;
+    }
+    const std::vector<float> k = numbers_of(layer, tokens * options.kv_heads * options.k_dim);
+    std::vector<float> v = k;
+    for (float& element : v) element = 250 - element;
+    plan.append(layer, tensor(k.data(), {tokens, options.kv_heads, options.k_dim}),
+                tensor(v.data(), {tokens, options.kv_heads, options.k_dim}));
+  }
+}
+
+/// A cache whose only sequence has `tokens` tokens of numbers, the last of a step of its own,
+/// exported by CPUs.
 std::vector<std::byte> exported_by_cpus(Communicator& comm, CacheOptions options,
                                         std::int64_t tokens) {
   Mesh mesh(comm, {.threads = 1, .device = DeviceChoice::kCpu});
   KvCache cache(mesh, options);
   const SequenceId sequence = cache.create();
-  StepPlan plan = cache.plan({{sequence, tokens, 0}});
-  const auto count = static_cast<std::size_t>(tokens * options.kv_heads * options.k_dim);
-  std::vector<float> k(count), v(count);
-  for (int layer = 0; layer < options.layers; ++layer) {
-    for (std::size_t i = 0; i < count; ++i) {  // numbers that half floats have
-      k[i] = static_cast<float>((i + i / 251 + 31 * static_cast<std::size_t>(layer)) % 251);
-      v[i] = 250 - k[i];
-    }
-    plan.append(layer, tensor(k.data(), {tokens, options.kv_heads, options.k_dim}),
-                tensor(v.data(), {tokens, options.kv_heads, options.k_dim}));
-  }
+  append_numbers(cache, sequence, tokens - 1);
+  append_numbers(cache, sequence, 1);
   MemorySink sink;
   cache.export_sequence(sequence, comm.rank().value == 0 ? &sink : nullptr);
   return {sink.bytes().begin(), sink.bytes().end()};
@@ -115,16 +136,20 @@ class FullSink final : public ByteSink {
   std::size_t room_;
 };
 
+// With a group of float8 pages, one of a window and one of states.
 TEST(SequenceStreamOnGpus, ComesFromCpusAndLeavesTheSame) {
   OnCuda<MpiRanks, Float32Sizes>::run([](Communicator& comm) {
-    CacheOptions options{.layers = 3,
+    CacheOptions options{.layers = 6,
                          .q_heads = 4,
                          .kv_heads = 2,
                          .k_dim = 64,
                          .page_size = 4,
                          .pages_per_rank = 200,
                          .dtype = Dtype::kBFloat16,
-                         .home_threshold_tokens = 32};
+                         .home_threshold_tokens = 32,
+                         .groups = {{.layers = {5}, .dtype = Dtype::kFloat8E4M3},
+                                    {.layers = {1, 3}, .window = 40},
+                                    {.layers = {2}, .state_bytes = 1040}}};
     const std::vector<std::byte> stream = exported_by_cpus(comm, options, 700);
     Mesh mesh(comm, {.threads = 1, .device = DeviceChoice::kCuda});
     options.page_size = 16;
@@ -135,6 +160,7 @@ TEST(SequenceStreamOnGpus, ComesFromCpusAndLeavesTheSame) {
     const bool speaks = comm.rank().value == 0;
     const ImportedSequence imported = cache.import_sequence(speaks ? &source : nullptr);
     EXPECT_EQ(cache.length(imported.sequence), 700);
+    EXPECT_EQ(cache.allocator(2).first_kept(imported.sequence), 660) << "what the last query sees";
     cache.export_sequence(imported.sequence, speaks ? &again : nullptr);
     EXPECT_TRUE(std::ranges::equal(again.bytes(), stream));
     EXPECT_EQ(speaks, !stream.empty());
