@@ -27,15 +27,15 @@ double exchange_us(const StepModel& model, const WayModel& way, double rows, int
 
 }  // namespace
 
-// The points are in bench/step_points.json; the fit is within 7 % of each. A bare exchange over
+// The points are in bench/step_points.json; the fit is within 8 % of each. A bare exchange over
 // peer memory took 0.8 us more on four GPUs than on two. Between nodes: 400 Gbit/s per GPU, and 5
 // us for a message to the other end.
 StepModel h200() {
-  return {.launch_us = 6.626,
-          .read_gbs = 4337,
-          .append_us = 1.696,
-          .peer = {.start_us = 3.078, .send_gbs = 221.2, .element_bytes = 2},
-          .nccl = {.start_us = 11.89, .send_gbs = 122.8, .element_bytes = 4},
+  return {.launch_us = 6.584,
+          .read_gbs = 4382,
+          .append_us = 1.360,
+          .peer = {.start_us = 3.073, .send_gbs = 220.4, .element_bytes = 2},
+          .nccl = {.start_us = 11.95, .send_gbs = 122.7, .element_bytes = 4},
           .hop_us = 0.8,
           .node_us = 5,
           .node_gbs = 50};

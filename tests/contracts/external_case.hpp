@@ -208,13 +208,10 @@ class ExternalCase {
     const IndexRange tokens = plan.tokens_of_output(), heads = plan.heads_of_output();
     const std::int64_t end = std::min<std::int64_t>(tokens.end, q_indptr_.back());
     for (std::int64_t token = tokens.begin; token < end; ++token) {
-      if (step.plan.scatter == Scatter::kAll &&
-          token % mesh_.kv_parallel() != mesh_.kv_rank().value) {
-        continue;  // another rank's turn
-      }
-      if (step.plan.scatter == Scatter::kOwner &&
-          plan.participation().owner(token) != mesh_.kv_rank()) {
-        continue;  // another rank's row
+      const Rank me = mesh_.kv_rank();
+      if ((step.plan.scatter == Scatter::kAll && token % mesh_.kv_parallel() != me.value) ||
+          (step.plan.scatter == Scatter::kOwner && plan.participation().owner(token) != me)) {
+        continue;  // another rank's turn, or row
       }
       for (std::int64_t h = 0; h < heads.size(); ++h) {
         const std::int64_t row = token - tokens.begin;
