@@ -1,11 +1,12 @@
 """bench/peers without a GPU: what the rows are, that kvmesh takes their flags and counts as they do, the
-arithmetic of the table, and run.py with a program in kvmesh's place.
+arithmetic of the tables, and run.py and combine.py with programs in kvmesh's and mpirun's place.
 
 peers_test.py KVMESH PEERS_FOLDER [TEST ...]
 """
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import unittest
 KVMESH, FOLDER = sys.argv.pop(1), sys.argv.pop(1)
 sys.path.insert(0, FOLDER)
 
+import combine  # noqa: E402
 import ours  # noqa: E402
 import rows  # noqa: E402
 import summary  # noqa: E402
@@ -47,6 +49,35 @@ FAKE = """\
                "skipped": [], "device": "a machine", "driver": "1", "versions": "none", "version": "2"}}
     open(arguments[arguments.index("--json") + 1], "w").write(json.dumps(result))
 """
+
+FAKE_MPIRUN = """\
+    #!{python}
+    import os, sys
+    flag, ranks, program, *arguments = sys.argv[1:]
+    assert flag == "-np"
+    os.execve(program, [program, *arguments], {{**os.environ, "RANKS": ranks}})
+"""
+
+# Stands in for kvmesh bench on several ranks: each way takes a time of its own for each token.
+FAKE_COMBINE = """\
+    #!{python}
+    import json, os, sys
+    if {fails}:
+        sys.exit("kvmesh: no such luck")
+    values = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    spread = lambda median: {{"median": median, "p10": 0.9 * median, "p90": 1.1 * median}}
+    rows = [{{"way": way, "batch": tokens, "seconds": spread(us * tokens * 1e-6)}}
+            for tokens in map(int, values["--batch"].split(","))
+            for way, us in zip(values["--ways"].split(","), (1, 2, 3))]
+    shape = " ".join([sys.argv[1], values["--op"], values["--q-heads"], values["--repeats"], os.environ["RANKS"]])
+    open(values["--json"], "w").write(json.dumps(
+        {{"rows": rows, "device": shape, "driver": "1", "versions": "none", "version": "2"}}))
+"""
+
+
+def write_program(path, text, **values):
+    path.write_text(textwrap.dedent(text).format(python=sys.executable, **values))
+    path.chmod(0o755)
 
 
 def row_of(key):
@@ -142,6 +173,16 @@ class Arithmetic(unittest.TestCase):
         alone = table.lines_of({**row, "gather": [], "rounds": {"kvmesh": same(1)}})["kvmesh"]
         self.assertEqual((alone["to_best_rival"], alone["share_of_gather"]), (None, None))
 
+    def test_combines_beside_the_fused_op(self):
+        def of(*medians):
+            rounds = [{"median": 1e-6 * m, "p10": 0.5e-6 * m, "p90": 2e-6 * m} for m in medians]
+            return {tokens: rounds for tokens in combine.TOKENS}
+
+        text = combine.markdown({"kvmesh peer": of(3, 5), combine.FUSED: of(8, 8)}, "here", None)
+        self.assertIn("| rows | kvmesh peer | FlashInfer fused | peer ÷ FlashInfer fused |", text)
+        self.assertIn("| 512 | 4.00 (1.50–10.0) | 8.00 (4.00–16.0) | 0.500 |", text)
+        self.assertTrue(text.endswith("\n\nhere\n"))
+
 
 class Run(unittest.TestCase):
     def setUp(self):
@@ -151,9 +192,7 @@ class Run(unittest.TestCase):
 
     def run_with(self, *arguments, fails="", off=0, error=0.004):
         fake = self.folder / "kvmesh"
-        fake.write_text(textwrap.dedent(FAKE).format(python=sys.executable, folder=FOLDER, fails=fails, off=off,
-                                                             error=error))
-        fake.chmod(0o755)
+        write_program(fake, FAKE, folder=FOLDER, fails=fails, off=off, error=error)
         command = [sys.executable, pathlib.Path(FOLDER) / "run.py", "--kvmesh", fake, "--rivals", "-o",
                    self.folder / "out", *arguments]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
@@ -198,6 +237,43 @@ class Run(unittest.TestCase):
             self.assertNotEqual(done.returncode, 0)
             self.assertIn(words, done.stderr)
             self.assertNotIn("Traceback", done.stderr)
+
+
+class Combine(unittest.TestCase):
+    """combine.py where FlashInfer's op has no torch."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        (self.folder / "torch.py").write_text("raise ImportError('no torch in this test')\n")
+        write_program(self.folder / "mpirun", FAKE_MPIRUN)
+
+    def run_with(self, *arguments, fails=False):
+        write_program(self.folder / "kvmesh", FAKE_COMBINE, fails=fails)
+        command = [sys.executable, pathlib.Path(FOLDER) / "combine.py", *arguments, "-o", self.folder / "out"]
+        environment = {**os.environ, "PYTHONPATH": str(self.folder),
+                       "PATH": f"{self.folder}{os.pathsep}{os.environ['PATH']}"}
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, env=environment)
+
+    def test_rounds_of_all_ways_become_a_table_and_a_file(self):
+        done = self.run_with("--kvmesh", self.folder / "kvmesh", "--ranks", "3", "--rounds", "2", "--turns", "7")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        report, text = (json.loads((self.folder / "out.json").read_text()), (self.folder / "out.md").read_text())
+        self.assertIn(text, done.stdout)
+        self.assertIn("| rows | kvmesh peer | kvmesh nccl | kvmesh recipe |", text)
+        self.assertIn("| 128 | 4.00 (3.60–4.40) | 8.00 (7.20–8.80) | 12.0 (10.8–13.2) |", text)
+        self.assertIn("| 8192 | 256.0 (230.4–281.6) |", text)
+        self.assertIn("bench combine 32 7 3, driver 1", report["where"])
+        self.assertEqual(set(report["rounds"]), {"kvmesh peer", "kvmesh nccl", "kvmesh recipe"})
+        self.assertEqual(len(report["rounds"]["kvmesh nccl"]["16"]), 2)
+        self.assertEqual(report["problem"], "ImportError: no torch in this test")
+        self.assertIn("No FlashInfer fused: ImportError: no torch in this test", text)
+
+    def test_without_kvmesh_there_is_no_table(self):
+        self.assertNotEqual(self.run_with("--kvmesh", self.folder / "kvmesh", fails=True).returncode, 0)
+        self.assertIn("--kvmesh is required", self.run_with().stderr)
+        self.assertFalse((self.folder / "out.md").exists())
 
 
 @unittest.skipIf(torch is None, "no torch")
