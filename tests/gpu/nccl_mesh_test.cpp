@@ -72,7 +72,21 @@ TEST(NcclMesh, RejectsTheGroupOfAnotherRank) {
 struct Timed {
   double seconds = 0;
   std::string table;  // empty: none
+  std::int64_t home_threshold = 0;
 };
+
+/// The tokens that kMeasuredHomeThreshold gives, for 64/8 heads of 128 elements.
+std::int64_t measured_threshold(Mesh& mesh) {
+  const KvCache cache(mesh, {.layers = 1,
+                             .q_heads = 64,
+                             .kv_heads = 8,
+                             .k_dim = 128,
+                             .pages_per_rank = 1,
+                             .dtype = Dtype::kBFloat16,
+                             .home_threshold_tokens = kMeasuredHomeThreshold});
+  return cache.options().home_threshold_tokens;
+}
+
 /// A mesh with windows where the GPUs are linked, and how long it took to make its table.
 Timed prepared_ways(const char* use) {
   const Variable off("KVMESH_COMBINE_TABLE", "off");
@@ -87,13 +101,13 @@ Timed prepared_ways(const char* use) {
   const bool has_peers = group.peer_window() != nullptr && !group.peer_window()->shares_gpus();
   const bool has_choice = has_nccl && (has_peers || mesh.kv_parallel() > 2);
   EXPECT_EQ(group.way_table() != nullptr, has_choice);
-  if (!has_choice) return {seconds.count(), ""};
+  if (!has_choice) return {seconds.count(), "", 0};
   EXPECT_GT(group.way_table()->read_gbs, 100) << "a GPU's memory";
   const std::string text = to_text("", *group.way_table());
   for (const std::uint64_t hash : all_gather_value(mesh.world(), Hash().add_all(text).value())) {
     EXPECT_EQ(hash, Hash().add_all(text).value()) << "a rank has another table";
   }
-  return {seconds.count(), text};
+  return {seconds.count(), text, measured_threshold(mesh)};
 }
 
 TEST(NcclMesh, MeasuresItsWaysOnce) {
@@ -104,10 +118,14 @@ TEST(NcclMesh, MeasuresItsWaysOnce) {
   if (measured.table.empty()) GTEST_SKIP() << "the ranks have one way";
   const Timed read = prepared_ways("auto");
   EXPECT_EQ(read.table, measured.table);
+  EXPECT_EQ(read.home_threshold, measured.home_threshold);
+  EXPECT_NE(measured.home_threshold, CacheOptions{}.home_threshold_tokens) << "not computed";
   const Timed anew = prepared_ways("new");
   EXPECT_NE(anew.table, measured.table);
   std::cout << "measured in " << measured.seconds << " s, again in " << anew.seconds
             << " s, read in " << read.seconds << " s\n"
+            << "home thresholds: " << measured.home_threshold << " tokens, measured again "
+            << anew.home_threshold << '\n'
             << measured.table;
   EXPECT_LT(read.seconds, measured.seconds);
 }
