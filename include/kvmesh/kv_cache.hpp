@@ -81,22 +81,29 @@ class KvCache {
   std::int64_t length(SequenceId sequence) const { return allocator().length(sequence); }
 
   /// PageAllocator's operations, with the same errors; an id of another cache is an
-  /// UnknownSequence. They change metadata only and do not wait for the device.
+  /// UnknownSequence. They change metadata only and do not wait for the device, but for a `reserve`
+  /// that evicts pages which tiers store: it waits for all work of a GPU, unless it has `after`,
+  /// the stream of the steps, as match_prefix takes it.
   SequenceId create();
-  void reserve(SequenceId sequence, std::int64_t tokens);
-  Result<Done> try_reserve(SequenceId sequence, std::int64_t tokens);
+  void reserve(SequenceId sequence, std::int64_t tokens, std::optional<Stream> after = {});
+  Result<Done> try_reserve(SequenceId sequence, std::int64_t tokens,
+                           std::optional<Stream> after = {});
   SequenceId fork(SequenceId sequence);
   void truncate(SequenceId sequence, std::int64_t length);
   void erase(SequenceId sequence);
 
   /// Makes positions [begin, end) of the sequence writable in place, as
-  /// PageAllocator::make_writable does, and copies the pages that it replaces. Blocks until the
-  /// copies are made.
+  /// PageAllocator::make_writable does, and copies the pages that it replaces. Without a stream it
+  /// waits for all work of the device, and until the copies are made. With the stream of the steps
+  /// they are part of its work; only two ranks block if a page of the one, which is full, is copied
+  /// to the other. REQUIRES: later uses of these positions are on `stream`, or wait for it.
   /// @throws as PageAllocator::make_writable. If a copy fails (Timeout, PeerLost, a device's
   /// Error), the sequence has its new pages, and what they hold is unspecified. Collective if a
   /// page is copied to another rank.
-  void make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
-  Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
+  void make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end,
+                     std::optional<Stream> stream = {});
+  Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end,
+                                 std::optional<Stream> stream = {});
 
   /// Moves the kept tokens of each sequence together, in all layers with keys: token kept[i] to
   /// position `begin + i`, whichever ranks hold the two. Then truncates each sequence behind them.
@@ -282,9 +289,10 @@ class KvCache {
   /// Plans one step: appends the batch's tokens, makes the copies of copy on write and uploads the
   /// plan.
   /// REQUIRES: no sequence appears twice.
-  /// Blocks until the plan is on the device; with several kv ranks it first waits for all earlier
-  /// work on the device. Collective if a page is copied to another rank, at every 64th plan or
-  /// replan of the cache, and always in debug builds.
+  /// Blocks until the plan is on the device; with several kv ranks, and if it copies on write or
+  /// evicts pages that tiers store, it first waits for all earlier work on the device. Collective
+  /// if a page is copied to another rank, at every 64th plan or replan of the cache, and always in
+  /// debug builds.
   ///
   /// If it throws:
   ///

@@ -183,6 +183,12 @@ kvmesh_status_t kvmesh_sequence_reserve(kvmesh_cache_t* cache, kvmesh_sequence_t
   return guarded([&] { checked(cache, "cache").cache.reserve(SequenceId(sequence), tokens); });
 }
 
+kvmesh_status_t kvmesh_sequence_reserve_after(kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
+                                              int64_t tokens, void* stream) {
+  return guarded(
+      [&] { checked(cache, "cache").cache.reserve(SequenceId(sequence), tokens, Stream{stream}); });
+}
+
 kvmesh_status_t kvmesh_sequence_fork(kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
                                      kvmesh_sequence_t* made) {
   return guarded([&] {

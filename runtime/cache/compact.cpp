@@ -82,7 +82,7 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
     attempt.together([&] { can = cache.try_make_writable(tokens.sequence, first, end, stream); });
     if (!can) throw can.reason();  // on all ranks alike
   }
-  attempt([&] { cache.wait_for_move_streams(); });
+  attempt([&] { cache.order_after_move_streams(stream); });
   for (std::size_t g = 0; g < cache.groups.size(); ++g) {
     CacheGroup& group = cache.groups[g];
     if (group.has_states()) continue;

@@ -33,11 +33,12 @@ SequenceId KvCache::fork(SequenceId sequence) {
   return in_each(state().groups, [&](PageAllocator& it) { return it.fork(sequence); });
 }
 
-void KvCache::reserve(SequenceId sequence, std::int64_t tokens) {
-  try_reserve(sequence, tokens).value();
+void KvCache::reserve(SequenceId sequence, std::int64_t tokens, std::optional<Stream> after) {
+  try_reserve(sequence, tokens, after).value();
 }
 
-Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
+Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens,
+                                  std::optional<Stream> after) {
   const auto can_reserve = [&](std::size_t g) {
     return state().groups[g].allocator.can_reserve(sequence, tokens);
   };
@@ -45,7 +46,7 @@ Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
   const Result<Done> can = can_each(state().groups, can_reserve);
   if (!can) return can;
   for (CacheGroup& group : state().groups) group.allocator.reserve(sequence, tokens);
-  state().pages_taken();
+  state().pages_taken(after);
   return can;
 }
 
@@ -58,12 +59,14 @@ void KvCache::erase(SequenceId sequence) {
   for (CacheGroup& group : state().groups) group.allocator.erase(sequence);
 }
 
-void KvCache::make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
-  try_make_writable(sequence, begin, end).value();
+void KvCache::make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end,
+                            std::optional<Stream> stream) {
+  try_make_writable(sequence, begin, end, stream).value();
 }
 
-Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
-  return state().try_make_writable(sequence, begin, end);
+Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end,
+                                        std::optional<Stream> stream) {
+  return state().try_make_writable(sequence, begin, end, stream);
 }
 
 Result<Done> KvCache::State::try_make_writable(SequenceId sequence, std::int64_t begin,

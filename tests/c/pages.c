@@ -264,7 +264,10 @@ static void check_tiers(kvmesh_mesh_t* mesh) {
   CHECK_OK(kvmesh_sequence_erase(cache, sequence));
   CHECK_OK(kvmesh_cache_get_info(cache, &info));
   CHECK_OK(kvmesh_sequence_create(cache, &sequence)); /* evicts all */
-  CHECK_OK(kvmesh_sequence_reserve(cache, sequence, 2 * info.free_pages));
+  CHECK(kvmesh_sequence_reserve_after(NULL, sequence, 1, NULL) == KVMESH_INVALID_ARGUMENT);
+  CHECK(kvmesh_sequence_reserve_after(cache, sequence, 2 * info.free_pages + 1, NULL) ==
+        KVMESH_OUT_OF_PAGES);
+  CHECK_OK(kvmesh_sequence_reserve_after(cache, sequence, 2 * info.free_pages, NULL));
   CHECK_OK(kvmesh_sequence_erase(cache, sequence));
   CHECK(kvmesh_prefix_match_after(cache, NULL, NULL, &match) == KVMESH_INVALID_ARGUMENT);
   CHECK(kvmesh_prefix_match_after(cache, key, NULL, NULL) == KVMESH_INVALID_ARGUMENT);

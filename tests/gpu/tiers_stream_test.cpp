@@ -99,6 +99,39 @@ TEST_F(TierStreams, CopiesOnWriteDoNotWaitForTheDevice) {
   for (std::size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], unshared[i], 1e-5);
 }
 
+TEST_F(TierStreams, ReservesThatEvictDoNotWaitForTheDevice) {
+  set_deadlines(std::chrono::seconds(2));
+  const SequenceId all = cache_->create();
+  const std::int64_t tokens = cache_->allocator().free_pages() * kPage;
+  {
+    HeldStream other;
+    cache_->reserve(all, tokens, stream());
+  }
+  cache_->erase(all);
+  const std::int64_t before = cache_->tier_statistics().pages_back;
+  EXPECT_EQ(ask(*cache_, plain_, counted(100, 16), &plan_, stream()), 16);
+  EXPECT_EQ(cache_->tier_statistics().pages_back, before + 4);
+}
+
+TEST_F(TierStreams, MakeWritableDoesNotWaitForTheDevice) {
+  const SequenceId parent = plain_.create();
+  (void)prefill(plain_, parent, key_of(counted(0, 6)));
+  const SequenceId child = plain_.fork(parent);  // shares a page of two tokens
+  StepPlan plan = plain_.plan({}, {.scatter = Scatter::kAll});
+  const PrefixKey key = key_of(counted(0, 9));
+  const std::vector<float> expected = prefill(plain_, plain_.create(), key, &plan, stream());
+  set_deadlines(std::chrono::seconds(2));
+  {
+    HeldStream other;
+    plain_.make_writable(child, 5, 6, stream());
+  }
+  EXPECT_NE(plain_.allocator().pages(child).back(), plain_.allocator().pages(parent).back());
+  for (const SequenceId sequence : {child, parent}) {
+    const std::vector<float> got = prefill(plain_, sequence, key, &plan, stream());
+    for (std::size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], 1e-5);
+  }
+}
+
 // The stream stands still, so neither may the pages have come nor the step have run.
 TEST_F(TierStreams, CopiesAndStepsKeepTheOrderOfAStreamThatStandsStill) {
   PrefixKey key = cache_->make_prefix_key();

@@ -174,5 +174,5 @@ def test_pages_come_back_on_the_stream_of_the_steps(mesh):
             cache.publish(sequence, key)
             cache.erase(sequence)
             large = cache.create()
-            cache.reserve(large, 16 * 16)  # evicts all
+            cache.reserve(large, 16 * 16, after=stream)  # evicts all
             cache.erase(large)

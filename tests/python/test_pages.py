@@ -174,7 +174,7 @@ def test_evicted_pages_come_back_from_tiers(tmp_path):
         with pytest.raises(TypeError):
             cache.publish(sequence, key, [(0, 4)])
         large = cache.create()
-        cache.reserve(large, 4 * cache.free_pages())  # evicts all
+        cache.reserve(large, 4 * cache.free_pages(), after=0)  # evicts all
         cache.erase(large)
         cache.flush_tiers()
         mesh.barrier()  # the other's files are there, too

@@ -153,10 +153,16 @@ KVMESH_API kvmesh_status_t kvmesh_cache_pool_pages(const kvmesh_cache_t* cache, 
 KVMESH_API kvmesh_status_t kvmesh_sequence_state(kvmesh_cache_t* cache, int32_t layer,
                                                  kvmesh_sequence_t sequence, void** state);
 
-/* These change metadata only, on every rank alike: all ranks call them in the same order. */
+/* These change metadata only, on every rank alike: all ranks call them in the same order. Where it
+ * evicts pages that tiers store, on a GPU kvmesh_sequence_reserve waits for the device; with
+ * kvmesh_sequence_reserve_after they are copied after the work on `stream`, which is that of
+ * kvmesh_plan_replan. */
 KVMESH_API kvmesh_status_t kvmesh_sequence_create(kvmesh_cache_t* cache, kvmesh_sequence_t* made);
 KVMESH_API kvmesh_status_t kvmesh_sequence_reserve(kvmesh_cache_t* cache,
                                                    kvmesh_sequence_t sequence, int64_t tokens);
+KVMESH_API kvmesh_status_t kvmesh_sequence_reserve_after(kvmesh_cache_t* cache,
+                                                         kvmesh_sequence_t sequence, int64_t tokens,
+                                                         void* stream);
 KVMESH_API kvmesh_status_t kvmesh_sequence_fork(kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
                                                 kvmesh_sequence_t* made);
 KVMESH_API kvmesh_status_t kvmesh_sequence_truncate(kvmesh_cache_t* cache,
@@ -191,9 +197,9 @@ typedef struct kvmesh_batch_entry {
 } kvmesh_batch_entry_t;
 
 /* HEADS, TOKENS: shares of consecutive ones in the order of the kv ranks; where they do not divide,
-   the first ranks get one more. OWNER: all heads of the tokens whose owner is this rank (kvmesh_plan_token_owners); o and lse
-   have all tokens, and what they have in rows of other ranks' tokens is unspecified. For plans: a
-   combiner has no owners and refuses it. */
+   the first ranks get one more. OWNER: all heads of the tokens whose owner is this rank
+   (kvmesh_plan_token_owners); o and lse have all tokens, and what they have in rows of other ranks'
+   tokens is unspecified. For plans: a combiner has no owners and refuses it. */
 enum {
   KVMESH_SCATTER_NONE = 0,
   KVMESH_SCATTER_HEADS = 1,

@@ -16,11 +16,15 @@ std::int64_t moved(PyCache& self, const Move& move) {
   return move(*cache);
 }
 
+std::optional<Stream> stream_or_none(nb::handle stream, KvCache& cache) {
+  if (stream.is_none()) return std::nullopt;
+  return stream_of(stream, cache.mesh().device());
+}
+
 std::pair<std::int64_t, std::int64_t> rebalance_now(PyCache& self, std::int64_t limit,
                                                     std::optional<int> leaving, nb::handle after) {
   const auto cache = self.use();
-  std::optional<Stream> stream;
-  if (!after.is_none()) stream = stream_of(after, cache->mesh().device());
+  const std::optional<Stream> stream = stream_or_none(after, *cache);
   const nb::gil_scoped_release release;
   const MoveProgress progress =
       cache->rebalance_now({.limit = limit, .leaving = PageRank{leaving.value_or(-1)}}, stream);
@@ -33,10 +37,14 @@ void bind_page_tables(nb::class_<PyCache>& type) {
           "Makes an empty sequence and returns its id.")
       .def(
           "reserve",
-          [](PyCache& self, std::uint64_t sequence, std::int64_t tokens) {
-            self.get().reserve(SequenceId(sequence), tokens);
+          [](PyCache& self, std::uint64_t sequence, std::int64_t tokens, nb::handle after) {
+            KvCache& cache = self.get();
+            cache.reserve(SequenceId(sequence), tokens, stream_or_none(after, cache));
           },
-          nb::arg("sequence"), nb::arg("tokens"))
+          nb::arg("sequence"), nb::arg("tokens"), nb::arg("after") = nb::none(),
+          "Gives the sequence pages for this many tokens. after: the stream of the steps. On a GPU "
+          "pages that are evicted to tiers are copied beside the steps then, after the work on it; "
+          "without it the call waits for the device where it evicts such pages.")
       .def(
           "fork",
           [](PyCache& self, std::uint64_t sequence) {

@@ -1,5 +1,6 @@
 // Copies on write of several ranks wait for no device: those within a rank are work of the stream,
-// and for those of a full rank two ranks wait for their streams.
+// and for those of a full rank two ranks wait for their streams. Nor do evictions to tiers that are
+// given a stream.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -72,6 +73,19 @@ class CopyingRanks {
     moving_.check();
     return waited;
   }
+  /// Makes the fork's last page writable. Returns what that has waited for.
+  Waited make_writable(std::optional<kvmesh::Stream> stream) {
+    const std::vector<double> expected = moving_.contents();
+    const std::int64_t length = cache().length(fork());
+    waited_ = {};
+    cache().make_writable(fork(), length - 1, length, stream);
+    const Waited waited = waited_;
+    EXPECT_NE(cache().allocator().pages(fork()).back(),
+              cache().allocator().pages(moving_.sequences()[0]).back());
+    EXPECT_EQ(moving_.contents(), expected);
+    moving_.check();
+    return waited;
+  }
   /// Of the fork's last page in the batch that was replanned last.
   PageRank fork_rank() const { return fork_rank_; }
 
@@ -121,6 +135,50 @@ TEST(CopiesOnWrite, OfAFullRankLetTwoRanksWaitForTheirStreams) {
     EXPECT_EQ(waited.pages_on_stream, ranks.rank() == 1 ? groups : 0) << "the other copy";
     const bool moves = ranks.rank() == 1 || (ranks.rank() == 0 && !maps);
     EXPECT_EQ(waited.pages_at_once, moves ? groups : 0);
+  });
+}
+
+TEST(CopiesOnWrite, OfMakeWritableAreWorkOfItsStream) {
+  on_ranks([](Communicator& comm, bool maps) {
+    for (const bool has_stream : {true, false}) {
+      CopyingRanks ranks(comm, maps);
+      const Waited waited =
+          ranks.make_writable(has_stream ? std::optional(kvmesh::Stream()) : std::nullopt);
+      const int groups = ranks.cache().groups(), copies = ranks.rank() == 0 ? groups : 0;
+      EXPECT_EQ(waited.device, has_stream ? 0 : groups);
+      EXPECT_EQ(waited.stream, 0);
+      EXPECT_EQ(waited.pages_on_stream, has_stream ? copies : 0);
+      EXPECT_EQ(waited.pages_at_once, has_stream ? 0 : copies);
+    }
+  });
+}
+
+TEST(Evictions, ToTiersOfReserveWaitForNoDeviceButForItsStream) {
+  LoopbackRanks<2>::run([](Communicator& comm) {
+    CacheOptions options = uneven();
+    options.groups.clear();
+    options.tiers.host_bytes = 1 << 20;
+    Waited waited;
+    MovingCache moving(
+        comm,
+        [&](std::unique_ptr<Backend> real) {
+          return std::make_unique<CountingBackend>(std::move(real), waited);
+        },
+        options);
+    KvCache& cache = moving.cache();
+    const auto evict_all = [&](std::optional<kvmesh::Stream> after) {
+      waited = {};
+      const SequenceId all = cache.create();
+      cache.reserve(all, cache.allocator().free_pages() * 4, after);
+      cache.erase(all);
+      return waited.device;
+    };
+    PrefixKey key = cache.make_prefix_key();
+    key.append(std::vector<std::int32_t>(8, 5));
+    EXPECT_EQ(evict_all(kvmesh::Stream()), 0);
+    EXPECT_EQ(cache.match_prefix_now(key, kvmesh::Stream()).tokens, 8) << "the tiers have it";
+    EXPECT_EQ(cache.tier_statistics().pages_back, 2);
+    moving.check();
   });
 }
 

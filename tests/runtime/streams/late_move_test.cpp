@@ -176,6 +176,19 @@ TEST_P(LateMoves, AreMadeBeforeACopyOnWrite) {
   it.expect(it.fork, kBase);
 }
 
+TEST_P(LateMoves, AreMadeBeforeMakeWritableCopiesInAStream) {
+  LateMove it(GetParam());
+  it.cache().make_writable(it.fork, 0, 1, kvmesh::Stream{});
+  EXPECT_FALSE(it.late().is_waiting());
+}
+
+TEST_P(LateMoves, AreMadeBeforeTokensAreCompacted) {
+  LateMove it(GetParam());
+  it.cache().erase(it.fork);
+  it.cache().compact(std::vector<KeptTokens>{{it.base, 0, {1}}});
+  EXPECT_FALSE(it.late().is_waiting());
+}
+
 TEST_P(LateMoves, AreMadeBeforePagesComeBackFromATier) {
   CacheOptions options = options_of({});
   options.tiers.host_bytes = std::int64_t{1} << 20;
@@ -204,8 +217,6 @@ TEST_P(LateMoves, EndBeforeTheHostUsesPages) {
   EXPECT_THROW(write(), Timeout);
   EXPECT_THROW(cache.pool(0), Timeout);
   EXPECT_THROW(cache.planes(0), Timeout);
-  cache.erase(it.fork);
-  EXPECT_THROW(cache.compact(std::vector<KeptTokens>{{it.base, 0, {1}}}), Timeout);
   EXPECT_TRUE(it.late().is_waiting());
   it.late().stick(false);
   write();
