@@ -102,7 +102,9 @@ class MemorySource final : public ByteSource {
   std::span<const std::byte> bytes_;
 };
 
-/// An open file, pipe or socket, which the caller closes. Reads and writes block.
+/// An open file, pipe or socket, which the caller closes. Reads and writes block. A write to a pipe
+/// or socket that no one reads raises SIGPIPE; in a process that ignores it, it is a StreamError
+/// (kIo).
 class DescriptorSink final : public ByteSink {
  public:
   explicit DescriptorSink(int descriptor) : descriptor_(descriptor) {}

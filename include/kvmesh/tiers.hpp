@@ -50,7 +50,7 @@ struct TierCounts {
   std::int64_t removed = 0;  ///< pages that left for want of room
 };
 
-/// Why pages of files were no hits, or were not stored.
+/// Why pages of files were no hits, or were not stored, or files over the limit were not removed.
 struct FileFaults {
   std::int64_t corrupt = 0;    ///< a wrong checksum, or another page's content
   std::int64_t truncated = 0;  ///< shorter than its header says

@@ -51,6 +51,10 @@ constexpr std::int64_t FileFaults::*kCountOf[] = {
 };
 static_assert(std::size(kCountOf) == static_cast<std::size_t>(FileFault::kIo) + 1);
 
+/// Files over the limit that one store tries to remove without success: in a folder that is
+/// read-only no file can be.
+constexpr int kMostFailures = 8;
+
 std::size_t bytes_of_head(const PagePlane& plane, int page_size) {
   return static_cast<std::size_t>(plane.elements) * static_cast<std::size_t>(page_size) *
          size_bytes(plane.dtype);
@@ -127,13 +131,29 @@ void FileTier::find_files() {
   for (const Found& file : found) add(file.hash, file.bytes);
 }
 
-/// Counts a file, and removes those over the limit whose use is the oldest. REQUIRES: the lock.
+/// Counts a file, and removes those over the limit whose use is the oldest. One that cannot be
+/// removed still counts, and the next one leaves in its place. REQUIRES: the lock.
 void FileTier::add(const PageHash& hash, std::int64_t bytes) {
   kept_.add(hash, bytes);
-  while (const std::optional<PageHash> oldest = kept_.take_excess()) {
-    calls_.remove(path(*oldest).c_str());
+  for (int failures = 0; failures < kMostFailures;) {
+    const std::optional<PageHash> oldest = kept_.excess();
+    if (!oldest) return;
+    const FileFault fault = remove(path(*oldest));
+    if (fault != FileFault::kNone) {
+      kept_.used(*oldest);
+      ++failures;
+      continue;
+    }
+    kept_.forget(*oldest);
     ++counts_.removed;
   }
+}
+
+/// Counts a fault. A file that is gone already is removed. REQUIRES: the lock.
+FileFault FileTier::remove(const std::string& path) {
+  const FileFault fault = remove_page_file(calls_, path);
+  if (fault != FileFault::kNone) ++counter(fault);
+  return fault;
 }
 
 void FileTier::renew(std::vector<PageHash> pages, bool on_disk) {
@@ -317,9 +337,8 @@ bool FileTier::read_part(const Folder& folder, const PageHash& hash, std::byte* 
   if (fault != FileFault::kNone) {
     // A foreign file may be another program's, until a store of the page replaces it.
     if (fault != FileFault::kCorrupt && fault != FileFault::kTruncated) return false;
-    calls_.remove(name.c_str());
     const std::lock_guard lock(mutex_);
-    if (folder.path == own_.path) kept_.forget(hash);
+    if (remove(name) == FileFault::kNone && folder.path == own_.path) kept_.forget(hash);
     return false;
   }
   const int first = std::max(folder.first_head, own_.first_head);
@@ -341,7 +360,11 @@ bool FileTier::read_part(const Folder& folder, const PageHash& hash, std::byte* 
 void FileTier::count(FileFault fault) {
   if (fault == FileFault::kNone) return;
   const std::lock_guard lock(mutex_);
-  ++(faults_.*kCountOf[static_cast<std::size_t>(fault)]);
+  ++counter(fault);
+}
+
+std::int64_t& FileTier::counter(FileFault fault) {
+  return faults_.*kCountOf[static_cast<std::size_t>(fault)];
 }
 
 bool FileTier::wait_for_stores(std::chrono::milliseconds most) {

@@ -80,7 +80,9 @@ class FileTier final : public Tier {
   bool store(const PageHash& hash, const HostMemory& buffer);
   bool load(const PageHash& hash, std::byte* image);
   bool read_part(const Folder& folder, const PageHash& hash, std::byte* image);
+  FileFault remove(const std::string& path);
   void count(FileFault fault);
+  std::int64_t& counter(FileFault fault);
 
   Options options_;
   FileCalls& calls_;

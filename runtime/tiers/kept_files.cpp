@@ -23,11 +23,9 @@ void KeptFiles::forget(const PageHash& hash) {
   places_.erase(place);
 }
 
-std::optional<PageHash> KeptFiles::take_excess() {
+std::optional<PageHash> KeptFiles::excess() const {
   if (bytes_ <= most_bytes_ || by_use_.empty()) return std::nullopt;
-  const PageHash oldest = by_use_.front().hash;
-  forget(oldest);
-  return oldest;
+  return by_use_.front().hash;
 }
 
 }  // namespace kvmesh

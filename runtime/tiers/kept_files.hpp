@@ -32,9 +32,9 @@ class KeptFiles {
   bool used(const PageHash& hash);
   /// The file is gone, or another rank's.
   void forget(const PageHash& hash);
-  /// While the files are larger together than they may be: forgets the one whose use is the oldest,
-  /// and returns its page.
-  std::optional<PageHash> take_excess();
+  /// The page whose use is the oldest, while the files are larger together than they may be: the
+  /// caller removes its file, and then it is to `forget`; or it cannot, and the file is `used`.
+  std::optional<PageHash> excess() const;
 
   std::int64_t files() const { return static_cast<std::int64_t>(by_use_.size()); }
   std::int64_t bytes() const { return bytes_; }

@@ -156,6 +156,11 @@ FileFault read_page_file(FileCalls& calls, const std::string& path, const PageFi
   return fault != FileFault::kNone ? fault : check_page_file(buffer.first(size), shape, hash);
 }
 
+FileFault remove_page_file(FileCalls& calls, const std::string& path) {
+  const FileFault fault = calls.remove(path.c_str()) == 0 ? FileFault::kNone : fault_of(errno);
+  return fault == FileFault::kMissing ? FileFault::kNone : fault;
+}
+
 bool is_left_over(const std::filesystem::path& path) {
   namespace fs = std::filesystem;
   if (path.extension() != ".tmp") return false;

@@ -72,6 +72,9 @@ FileFault write_page_file(FileCalls& calls, const std::string& path, const PageF
 FileFault read_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
                          const PageHash& hash, std::span<std::byte> buffer, const PageFileWay& way);
 
+/// Removes the file. It is no fault if there is none.
+FileFault remove_page_file(FileCalls& calls, const std::string& path);
+
 /// Returns whether a file is the unfinished work of a write_page_file whose process has ended. For
 /// a file of another machine it returns true once a day has passed since the last write.
 bool is_left_over(const std::filesystem::path& path);
