@@ -50,6 +50,9 @@ std::uint64_t word(const PageHash& hash) {
 EvictionPages::EvictionPages(Eviction policy, PageSlot count)
     : pages(count), ghosts(ghosts_of(policy) * count), times(count) {}
 
+EvictionPages::EvictionPages(Eviction policy, PageSlot count, std::uint64_t most_ghosts)
+    : ghosts(std::min(ghosts_of(policy) * count, most_ghosts)), times(count) {}
+
 EvictionQueues::EvictionQueues(Eviction policy, std::int64_t pages) : policy_(policy) {
   resize(pages);
 }

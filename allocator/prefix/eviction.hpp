@@ -23,6 +23,8 @@ struct EvictionPages {
   };
   /// `count` is the number of pages of all ranks.
   EvictionPages(Eviction policy, PageSlot count);
+  /// For about `count` pages that the owner adds to `pages`, which is empty, as they come.
+  EvictionPages(Eviction policy, PageSlot count, std::uint64_t most_ghosts);
 
   std::vector<Page> pages;  // [slot]
   Ghosts ghosts;

@@ -12,9 +12,9 @@ namespace KVMESH_API kvmesh {
 /// leaves the host tier is stored in the file tier. match_prefix brings pages back. REQUIRES: the
 /// prefix cache is enabled; no layer group holds states. Equal on every rank.
 struct TierOptions {
-  /// Memory of each rank's host tier, rounded down to whole pages: pinned on a GPU. 0: none. Its
-  /// pages leave in the order of PrefixOptions::eviction. Layer groups share it by their
-  /// page_share, as they share `file_bytes`.
+  /// Memory of each rank's host tier, rounded down to whole pages: pinned on a GPU. 0: none. The
+  /// pages of each tier leave in the order of PrefixOptions::eviction. Layer groups share it by
+  /// their page_share, as they share `file_bytes`.
   std::int64_t host_bytes = 0;
   /// The folder of the file tier, which every rank can read and write; it is made if it is missing.
   /// Empty: none.
@@ -22,7 +22,8 @@ struct TierOptions {
   /// Part of the name of the model's folder below it: letters, digits, '.', '_' and '-'. Models
   /// with other weights need other names.
   std::string model = "model";
-  /// The most bytes that the ranks together keep there; the files whose use is the oldest go first.
+  /// The most bytes that the ranks together keep there. Of the files of earlier runs the times of
+  /// their last use decide at first.
   std::int64_t file_bytes = std::int64_t{16} << 30;
   /// Files and folders are on the disk before a store is completed. Without it a crash of the
   /// machine may leave files whose checksums are wrong: they are misses.

@@ -75,6 +75,7 @@ FileTier::Options file_options(const Mesh& mesh, const CacheOptions& cache, Cach
                        ? tiers.file_bytes / mesh.size()
                        : static_cast<std::int64_t>(pages_of_group(bytes, cache, pools, number) *
                                                    static_cast<double>(image)),
+          .eviction = cache.prefix.eviction,
           .ranks = mesh.kv_parallel(),
           .me = mesh.page_rank(),
           .device = mesh.device()};

@@ -71,7 +71,7 @@ FileTier::FileTier(const Options& options, FileCalls& calls, PageCopies& copies)
            .path = fmt::format("{}/heads-{}-{}", options.folder, options.shape.first_head,
                                options.shape.first_head + options.shape.heads - 1)},
       loaded_(options.device, options.shape.image_bytes()),
-      kept_(options.bytes),
+      kept_(options.eviction, options.bytes, static_cast<std::int64_t>(options.shape.file_bytes())),
       jobs_([device = options.device] { use_device(device); }) {
   if (calls_.make_folder(own_.path.c_str()) != 0) count(FileFault::kDenied);
   find_folders();
@@ -131,20 +131,19 @@ void FileTier::find_files() {
   for (const Found& file : found) add(file.hash, file.bytes);
 }
 
-/// Counts a file, and removes those over the limit whose use is the oldest. One that cannot be
-/// removed still counts, and the next one leaves in its place. REQUIRES: the lock.
+/// Counts a file, and removes those over the limit. One that cannot be removed still counts, and
+/// the next one leaves in its place. REQUIRES: the lock.
 void FileTier::add(const PageHash& hash, std::int64_t bytes) {
   kept_.add(hash, bytes);
   for (int failures = 0; failures < kMostFailures;) {
-    const std::optional<PageHash> oldest = kept_.excess();
-    if (!oldest) return;
-    const FileFault fault = remove(path(*oldest));
-    if (fault != FileFault::kNone) {
-      kept_.used(*oldest);
+    const std::optional<PageHash> first = kept_.excess();
+    if (!first) return;
+    if (remove(path(*first)) != FileFault::kNone) {
+      kept_.used(*first);
       ++failures;
       continue;
     }
-    kept_.forget(*oldest);
+    kept_.left(*first);
     ++counts_.removed;
   }
 }
@@ -156,12 +155,16 @@ FileFault FileTier::remove(const std::string& path) {
   return fault;
 }
 
-void FileTier::renew(std::vector<PageHash> pages, bool on_disk) {
-  copies_.then([this, pages = std::move(pages), on_disk] {
-    jobs_.submit([this, pages, on_disk] {
+void FileTier::renew(std::vector<PageHash> pages, bool hit) {
+  copies_.then([this, pages = std::move(pages), hit] {
+    jobs_.submit([this, pages, hit] {
       for (const PageHash& hash : pages) {
         const std::lock_guard lock(mutex_);
-        if (kept_.used(hash) && on_disk) calls_.touch(path(hash).c_str());
+        if (!hit) {
+          kept_.used(hash);
+        } else if (kept_.hit(hash)) {
+          calls_.touch(path(hash).c_str());
+        }
       }
       return true;
     });

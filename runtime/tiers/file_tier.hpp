@@ -33,7 +33,8 @@ class FileTier final : public Tier {
     PageFormat format{};
     PageFileWay way{};
     std::int64_t bytes = 0;  ///< the most that this rank keeps
-    int ranks = 1;           ///< that share the head range's files, and this one's number
+    Eviction eviction = Eviction::kHits;
+    int ranks = 1;  ///< that share the head range's files, and this one's number
     PageRank me{};
     Device device{};
   };
@@ -47,8 +48,9 @@ class FileTier final : public Tier {
   TierJob submit_load(const PageHash& hash, PageId to) override;
   bool wait_for_stores(std::chrono::milliseconds most) override;
   /// The files of these pages count as used, the first page before the others, after the stores so
-  /// far. `on_disk`: a later run sees it, too. Call it on every rank: one of them counts a file.
-  void renew(std::vector<PageHash> pages, bool on_disk);
+  /// far. `hit`: they were loaded, which a later run sees, too. Call it on every rank: one of them
+  /// counts a file.
+  void renew(std::vector<PageHash> pages, bool hit);
   /// A page's file could not be read on some rank: the next store of the page replaces it.
   void distrust(const PageHash& hash) { distrusted_.insert(hash); }
   bool is_distrusted(const PageHash& hash) const { return distrusted_.contains(hash); }

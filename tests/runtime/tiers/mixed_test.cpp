@@ -19,7 +19,7 @@ TEST(MixedProperties, EveryTokenIsWhereItsTableSays) {
        {Case{1, false, false, 20}, Case{1, true, false, 28}, Case{1, true, true, 5},
         Case{2, false, false, 10}, Case{2, false, false, 10, Placement::kStriped},
         Case{2, false, false, 10, Placement::kPacked}, Case{3, true, false, 7},
-        Case{3, true, false, 8, Placement::kStriped}, Case{2, true, true, 2}}) {
+        Case{3, true, false, 8, Placement::kStriped}, Case{2, true, true, 4}}) {
     SCOPED_TRACE(testing::Message() << it.ranks << " ranks, groups " << it.has_groups << ", files "
                                     << it.has_files << ", " << name(it.placement));
     const MixedFolder folder;

@@ -112,8 +112,9 @@ class FileUse : public testing::Test {
     cache_->flush_tiers();
     return found;
   }
-  void start(std::int64_t pages) {
+  void start(std::int64_t pages, Eviction eviction = Eviction::kHits) {
     CacheOptions options = tier_options(8);
+    options.prefix.eviction = eviction;
     options.tiers = {.directory = folder_.path(), .file_bytes = pages * (page_bytes(1) + 64)};
     cache_.emplace(mesh_, options);
   }
@@ -133,6 +134,16 @@ TEST_F(FileUse, UseRenewsThePlaceOfAFile) {
   EXPECT_EQ(cache_->tier_statistics().file.removed, 4);
   EXPECT_EQ(ask_for(1), 16);
   EXPECT_EQ(ask_for(2), 0);
+}
+
+TEST_F(FileUse, FollowsThePolicyOfTheCache) {
+  for (const Eviction eviction : {Eviction::kLru, Eviction::kSegmented}) {
+    start(8, eviction);
+    for (const std::int32_t number : {1, 1, 2, 3}) (void)ask_for(number);
+    EXPECT_EQ(ask_for(1), eviction == Eviction::kLru ? 0 : 16) << "the other two fill the tier";
+    cache_.reset();
+    fs::remove_all(folder_.path());
+  }
 }
 
 TEST_F(FileUse, TheEndsOfPromptsLeaveBeforeTheirBeginnings) {
