@@ -8,12 +8,14 @@ import json
 import os
 import pathlib
 import pty
+import re
 import signal
 import subprocess
 import unittest
 
 from program import KVMESH, ProgramTest, run, run_without_mpi, wait_until_caught
 
+SAMPLE_TRACE = pathlib.Path(__file__).parent.parent / "replay" / "sample_trace.jsonl"
 BENCH = ("bench", "--device", "cpu", "--batch", 1, "--context", 10, "--op", "append", "--row-seconds", 0.01)
 VERIFY = ("verify", "--device", "cpu", "--count", 1)
 CAPACITY = ("plan-capacity", "--gpus", 2, "--batch", 8, "--context", 32000, "--layers", 10)
@@ -113,6 +115,22 @@ class Output(ProgramTest):
         done = run(1, *VERIFY, stderr=terminal.writer)
         self.assertRegex(done.stdout, r"^verify: 1 cases, .* on 1 rank \(cpu\): all right\n$")
         self.assertRegex(terminal.read(), r"\rverify: 1 cases, .*\x1b\[K\r\x1b\[K$")
+
+    def test_replay_shows_a_bar_over_all_runs_in_place_on_a_terminal(self):
+        terminal = Terminal(self)
+        done = run(1, "replay", "--trace", SAMPLE_TRACE, "--policy", "lru,hits", "--capacity", 60000, stderr=terminal.writer)
+        self.assertEqual(done.returncode, 0)
+        self.assertNotIn("request ", done.stdout)
+        text = terminal.read()
+        bars = re.findall(r"\rreplay \[(#*) *\] (\d) of 2, request \d+ of \d+\x1b\[K", text)
+        shown = [(int(number), len(marks)) for marks, number in bars]
+        self.assertEqual({number for number, _ in shown}, {1, 2})
+        self.assertEqual(shown, sorted(shown))
+        for number, marks in shown:  # each run is a half of the bar
+            self.assertTrue(15 * (number - 1) <= marks <= 15 * number, shown)
+        for bar in re.findall(r"replay (\[.*?\])", text):
+            self.assertEqual(len(bar), 32)
+        self.assertTrue(text.endswith("\r\x1b[K"), "the bar is gone when the result is there")
 
     def test_verify_that_is_interrupted_shows_its_total(self):
         for how, ranks in ((signal.SIGINT, 0), (signal.SIGTERM, 2)):
