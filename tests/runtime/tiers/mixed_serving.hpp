@@ -5,11 +5,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "kvmesh/sequence_stream.hpp"
 #include "tests/runtime/cache/cache_fixture.hpp"
 
 namespace kvmesh::test {
@@ -54,7 +56,7 @@ class Serving {
   }
 
   KvCache& cache() { return cache_; }
-  std::int64_t hits = 0, loads = 0, moved = 0, moved_beside = 0;
+  std::int64_t hits = 0, loads = 0, moved = 0, moved_beside = 0, compacted = 0, imported = 0;
 
  private:
   Request& any() {
@@ -65,20 +67,24 @@ class Serving {
     const std::int64_t kind = draw(random_, 0, 999);
     if (requests_.empty() || (kind < 280 && requests_.size() < 5)) {
       arrive();
-    } else if (kind < 500) {
+    } else if (kind < 490) {
       decode(any());
-    } else if (kind < 700) {
+    } else if (kind < 510) {
+      compact(any());
+    } else if (kind < 520) {
+      go_through_a_stream(static_cast<std::size_t>(draw(random_, 0, std::ssize(requests_) - 1)));
+    } else if (kind < 690) {
       Request& request = any();
       cache_.publish(request.id, request.key);
-    } else if (kind < 740) {
+    } else if (kind < 730) {
       fork(any());
-    } else if (kind < 780) {
+    } else if (kind < 770) {
       truncate(any());
-    } else if (kind < 800) {
+    } else if (kind < 790) {
       make_writable(any());
-    } else if (kind < 815) {
+    } else if (kind < 805) {
       moved += cache_.rebalance(draw(random_, 0, 6));
-    } else if (kind < 855) {
+    } else if (kind < 845) {
       resize();
     } else if (kind < 905) {
       rebalance_now();
@@ -163,6 +169,52 @@ class Serving {
     request.key.truncate(length);
   }
 
+  /// Keeps some of the newest tokens, as a step of drafts does. The bytes of a token that moves are
+  /// not those of its new place, so the key names it by a token that no other request has.
+  void compact(Request& request) {
+    const std::int64_t length = cache_.length(request.id);
+    KeptTokens tokens{request.id, draw(random_, std::max<std::int64_t>(0, length - 9), length)};
+    for (std::int64_t at = tokens.begin; at < length; ++at)
+      if (draw(random_, 0, 1) == 0) tokens.kept.push_back(at);
+    try {
+      cache_.compact({&tokens, 1});
+    } catch (const InvalidArgument&) {  // as in truncate
+      return;
+    } catch (const OutOfPages&) {
+      return;
+    }
+    ++compacted;
+    std::int64_t end = tokens.begin;
+    for (const std::int64_t at : tokens.kept) {
+      if (at != end) {
+        request.contents[static_cast<std::size_t>(end)] =
+            request.contents[static_cast<std::size_t>(at)];
+        request.key.truncate(end);
+        request.key.append({&++newest_token_, 1});
+      }
+      ++end;
+    }
+    request.contents.resize(static_cast<std::size_t>(end));
+    request.key.truncate(end);
+  }
+
+  /// Exports a request and goes on with what is imported, beside the first or in its place.
+  void go_through_a_stream(std::size_t at) {
+    const bool is_first = cache_.mesh().rank().value == 0;
+    MemorySink sink;
+    Request request = requests_[at];
+    cache_.export_sequence(request.id, is_first ? &sink : nullptr, &request.key);
+    if (requests_.size() == 5 || draw(random_, 0, 1) == 0) leave(at);
+    MemorySource source(sink.bytes());
+    try {
+      request.id = cache_.import_sequence(is_first ? &source : nullptr).sequence;
+    } catch (const OutOfPages&) {
+      return;
+    }
+    ++imported;
+    requests_.push_back(std::move(request));
+  }
+
   void make_writable(Request& request) {
     const std::int64_t begin = draw(random_, 0, cache_.length(request.id));
     static_cast<void>(cache_.try_make_writable(request.id, begin,
@@ -231,6 +283,7 @@ class Serving {
   KvCache cache_;
   std::vector<Request> requests_;
   std::uint64_t digests_ = 0;
+  std::int32_t newest_token_ = 1;
 };
 
 inline CacheOptions mixed_options(int ranks, bool has_groups) {
