@@ -50,6 +50,9 @@ class StripedPlacement final : public PlacementPolicy {
 /// free pages. Pages that were given up do not count, so a window below the threshold stays at
 /// home. Each later page goes to the rank that holds the fewest of the sequence.
 class BalancedPlacement final : public PlacementPolicy {
+  // Below 0.02 of a pool: the fullest rank is to have no more than 1.02 times the mean.
+  static constexpr std::int64_t kUnusedPartToLeaveFor = 64;
+
  public:
   BalancedPlacement(int page_size, std::int64_t home_threshold_tokens)
       : home_pages_(home_threshold_tokens / page_size + (home_threshold_tokens % page_size != 0)) {}
@@ -96,20 +99,27 @@ class BalancedPlacement final : public PlacementPolicy {
 
   /// A sequence that begins with a cached prefix stays where that is, unless another rank has room
   /// for a whole home more: one prompt that all requests begin with would otherwise bring all of
-  /// them to one rank.
+  /// them to one rank. There each home would evict whole chains, whose later pages are on all
+  /// ranks: a pool of few homes would leave these pages unused on the others.
   void leave_crowded_home(SequencePlacement& sequence, const PagePools& pools) const {
     const PageRank home{sequence.anchor};
     PageRank best = home;
     for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value)
       if (is_emptier(pools, rank, best)) best = rank;
     const bool has_room = pools.room(best) - pools.room(home) > home_pages_;
-    if (has_room || pools.is_behind(best, home, home_pages_)) sequence.anchor = best.value;
+    const bool has_unused = pools.unused_pages(best) - pools.unused_pages(home) >
+                            pools.size(home) / kUnusedPartToLeaveFor;
+    if (has_room || has_unused || pools.is_behind(best, home, home_pages_))
+      sequence.anchor = best.value;
   }
 
-  /// Cached pages count as free; among ranks with as many, the one comes first whose cached pages
-  /// are older. Else one rank would evict new pages while others keep pages without use.
+  /// Cached pages count as free; among ranks with as many, the one comes first that has more unused
+  /// ones, then the one whose cached pages are older. Else one rank would evict new pages while
+  /// others keep pages without use.
   static bool is_emptier(const PagePools& pools, PageRank a, PageRank b) {
     if (pools.room(a) != pools.room(b)) return pools.room(a) > pools.room(b);
+    if (pools.unused_pages(a) != pools.unused_pages(b))
+      return pools.unused_pages(a) > pools.unused_pages(b);
     return pools.room(a) > 0 && pools.is_behind(a, b);
   }
 

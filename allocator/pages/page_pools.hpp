@@ -61,6 +61,8 @@ class PagePools {
   std::int64_t cached_pages(PageRank rank) const {
     return free_counts_[at(rank)] - listed_[at(rank)];
   }
+  /// The pages that can be handed out without an eviction.
+  std::int64_t unused_pages(PageRank rank) const { return listed_[at(rank)]; }
   std::vector<std::int64_t> free_pages_per_rank() const;
 
   /// Whether fewer pages of `a` than of `b` were handed out since a pool was resized, by their

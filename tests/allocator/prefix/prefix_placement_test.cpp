@@ -1,6 +1,8 @@
 // The places of the pages of known prefixes: their ranks, and the pages that a drain keeps.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <span>
 #include <vector>
 
 #include "kvmesh/allocator.hpp"
@@ -64,6 +66,47 @@ TEST(PrefixPlacement, CachedPagesSpreadOverAllRanks) {
   for (PageRank rank{0}; rank.value < kManyRanks; ++rank.value)
     EXPECT_NEAR(static_cast<double>(allocator.cached_pages(rank)),
                 static_cast<double>(allocator.cached_pages()) / kManyRanks, 12);
+}
+
+/// Serves a request alone, which is cached if `publishes`. Returns the rank of its last page.
+PageRank serve(PageAllocator& allocator, const Tokens& tokens, bool publishes) {
+  PrefixKey key(allocator.prefix_rules());
+  key.append(tokens);
+  const SequenceId id = allocator.create_with_prefix(key);
+  allocator.append(id, std::ssize(tokens) - allocator.length(id));
+  const PageRank rank = allocator.pages(id).back().rank();
+  if (publishes) allocator.publish(id, key);
+  allocator.erase(id);
+  allocator.verify_integrity();
+  return rank;
+}
+
+/// Two ranks can hand out, and have handed out, as many pages; one of them would evict for its.
+TEST(PrefixPlacement, UnusedPagesAreTakenBeforeCachedOnes) {
+  AllocatorOptions options = with_prefixes(64, 16);
+  options.ranks = 2;
+  const Tokens cached(16, 1), dropped(16, 2), next(16, 3);
+  for (const bool begins_alike : {false, true}) {
+    PageAllocator allocator(options);
+    ASSERT_EQ(serve(allocator, cached, true), PageRank{0});
+    ASSERT_EQ(serve(allocator, dropped, false), PageRank{1});
+    // The second one begins with a cached page, which is on the first rank.
+    Tokens tokens = next;
+    if (begins_alike) std::ranges::fill(std::span(tokens).first(kTokensPerPage), 1);
+    EXPECT_EQ(serve(allocator, tokens, true), PageRank{1}) << begins_alike;
+  }
+}
+
+/// A whole home of the prefix's rank counts for more than unused pages that are few for the pool.
+TEST(PrefixPlacement, APrefixKeepsItsHomeForFewUnusedPages) {
+  AllocatorOptions options = with_prefixes(4 * 64, 16);
+  options.ranks = 2;
+  PageAllocator allocator(options);
+  ASSERT_EQ(serve(allocator, Tokens(16, 1), true), PageRank{0});
+  ASSERT_EQ(serve(allocator, Tokens(16, 2), false), PageRank{1});
+  Tokens tokens(16, 3);
+  std::ranges::fill(std::span(tokens).first(kTokensPerPage), 1);
+  EXPECT_EQ(serve(allocator, tokens, true), PageRank{0});
 }
 
 /// Serves requests of 8 pages of their own each. Returns how many of their pages are cached.

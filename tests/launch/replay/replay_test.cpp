@@ -52,6 +52,16 @@ TEST(Replay, AnswersGrowWithTheTimeAndLaterRequestsWait) {
   EXPECT_EQ(narrow.requests, 3);
 }
 
+// A rank has room for 16 homes of 2,048 tokens.
+TEST(Replay, FillsTheRanksOfSmallPoolsEvenly) {
+  for (const char* name : {"conversation", "synthetic"}) {
+    const ReplayCounts counts = counts_of(
+        generated_trace(name, 1500, 1), {.ranks = 8, .capacity_tokens = 256'000, .page_size = 64});
+    EXPECT_GT(counts.evictions, 100'000);
+    EXPECT_LE(counts.balance, 1.02) << name;
+  }
+}
+
 TEST(Replay, RefusesSizesThatMakeNoSense) {
   EXPECT_THROW(allocator_options({.capacity_tokens = 1000, .page_size = 48}), InvalidArgument);
   EXPECT_THROW(allocator_options({.ranks = 8, .capacity_tokens = 100}), InvalidArgument);
