@@ -52,6 +52,9 @@ foreach(library ${libraries})
   list(APPEND include_dirs $<TARGET_PROPERTY:${library},INTERFACE_INCLUDE_DIRECTORIES>)
 endforeach()
 
+# What the targets of some tests define.
+set(definitions -DKVMESH_CXX_COMPILER="c++" -DKVMESH_SOURCE_DIR=".")
+
 set(stamps "")
 set(program_stamps "")
 foreach(header ${headers})
@@ -62,7 +65,7 @@ foreach(header ${headers})
     OUTPUT ${stamp}
     COMMAND
       ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -Wall -Wextra -Werror
-      -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include
+      -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX ${definitions} -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include
       "$<$<BOOL:${include_dirs}>:-I$<JOIN:${include_dirs},;-I>>" -MD -MF ${stamp}.d -MT ${stamp}
       -include ${PROJECT_SOURCE_DIR}/${header} -x c++ /dev/null
     COMMAND ${CMAKE_COMMAND} -E touch ${stamp}
