@@ -149,8 +149,9 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
     for (int j = 0; j < kTiles; ++j) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        s[4 * j + 2 * h] *= factors_[j].x * key_scale[h];
-        s[4 * j + 2 * h + 1] *= factors_[j].y * key_scale[h];
+        // In this order: the product of two large scales may be infinite where the score is not.
+        s[4 * j + 2 * h] = s[4 * j + 2 * h] * factors_[j].x * key_scale[h];
+        s[4 * j + 2 * h + 1] = s[4 * j + 2 * h + 1] * factors_[j].y * key_scale[h];
       }
     }
   }
