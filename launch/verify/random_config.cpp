@@ -201,7 +201,7 @@ void make_reproducible(CaseConfig& config, Device device) {
   const auto whole_units = [](int dim) { return (dim + 7) / 8 * 8; };
   cache.dtype = half(cache.dtype);
   cache.k_dim = whole_units(cache.k_dim);
-  cache.v_dim = whole_units(cache.v_dim);
+  cache.v_dim = std::min(whole_units(cache.v_dim ? cache.v_dim : cache.k_dim), 512);
   for (LayerGroup& group : cache.groups) {
     group.dtype = half(group.dtype.value_or(cache.dtype));
     group.k_dim = whole_units(group.k_dim);

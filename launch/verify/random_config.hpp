@@ -31,7 +31,8 @@ struct CaseConfig {
   Moves moves = Moves::kNone;
 };
 
-/// Makes the caches reproducible: on GPUs of 16-bit pages and dims that are multiples of 8.
+/// Makes the caches reproducible: on GPUs with 16-bit pages, dims that are multiples of 8, and
+/// values of up to 512.
 void make_reproducible(CaseConfig& config, Device device);
 
 /// Makes all pages float8, with this kind of scales.

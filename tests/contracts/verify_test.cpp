@@ -10,6 +10,7 @@
 #include "launch/verify/checked_cache.hpp"
 #include "launch/verify/random_case.hpp"
 #include "launch/verify/random_config.hpp"
+#include "runtime/memory/layer_groups.hpp"
 #include "tests/contracts/on_each_placement.hpp"
 #include "tests/support/random.hpp"
 
@@ -254,6 +255,19 @@ TEST(VerifyConfig, DrawsHeadsAndDimsOfALayerGroup) {
   }
   EXPECT_GT(with_q_heads, 0);
   EXPECT_GT(with_v_dim, 0);
+}
+
+TEST(VerifyConfig, MakesCachesReproducibleThatGpusTake) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  Random random(seed_or(4));
+  int with_large_values = 0;
+  for (int i = 0; i < 2000; ++i) {
+    verify::CaseConfig config = verify::random_config(random, mesh);
+    verify::make_reproducible(config, {DeviceKind::kCuda, 0});
+    EXPECT_NO_THROW(check_reproducible_on_gpu(config.cache)) << verify::describe(config, mesh);
+    with_large_values += config.cache.v_dim == 512;
+  }
+  EXPECT_GT(with_large_values, 0);
 }
 
 TEST(VerifyCase, TakesTheKindOfScales) {
