@@ -15,6 +15,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/cuda/memory.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/kv_cache.hpp"
 
@@ -134,7 +135,10 @@ void beside(Mesh& mesh, Decode& decode, std::int64_t limit) {
 double plain_copy(const Mesh& mesh, double bytes) {
   const auto size = static_cast<std::size_t>(bytes);
   Device other = mesh.device();
-  if (other.kind == DeviceKind::kCuda) ++other.index;
+  if (other.kind == DeviceKind::kCuda) {
+    ++other.index;
+    cuda_memory::enable_peer_access(mesh.device().index, other.index);  // or it goes by the host
+  }
   DeviceMemory from(mesh.device(), size), to(other, size);
   copy_bytes(from.data(), to.data(), size);  // the system gives the memory of CPUs as it is written
   copy_bytes(to.data(), from.data(), size);
