@@ -197,6 +197,7 @@ PeerWindowView PeerWindow::view() const {
   view.fault = fault_->fault.get();
   view.deadline_ns = static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(device_deadline()).count());
+  view.shares_gpus = shares_gpus();
   return view;
 }
 

@@ -8,6 +8,7 @@
 
 #include "comm/combine/peer/kernels/peer_wait.cuh"
 #include "core/cuda/device/combine_target.cuh"
+#include "core/cuda/device/dependent_launch.cuh"
 #include "core/cuda/device/warp.cuh"
 
 namespace kvmesh::cuda {
@@ -68,6 +69,13 @@ __device__ inline uint4 awaited_cell(const PeerCall& call, const unsigned char* 
     if (is_sent) cell = ld_relaxed_sys_b128(from);
   }
   return cell;
+}
+
+/// Lets the next kernel of the stream start beside this one. Where ranks share a GPU at the same
+/// time, as under MPS, it must not: attention's thread blocks would fill the GPU and wait for this
+/// kernel, which waits for a rank whose attention then finds no SM.
+__device__ inline void start_next_kernel(const PeerCall& call) {
+  if (!call.window.shares_gpus) griddepcontrol_launch_dependents();
 }
 
 __device__ inline bool is_meeting_block() { return blockIdx.x == gridDim.x - 1; }

@@ -119,7 +119,7 @@ template <RowForm Form, bool Wide>
 __global__ void __launch_bounds__(kBlockThreads<Form>, 2)
     gather(const __grid_constant__ PeerGatherParams p) {
   griddepcontrol_wait();
-  griddepcontrol_launch_dependents();
+  start_next_kernel(p.call);
   const std::uint32_t epoch = next_epoch(p.call);
   if (is_meeting_block()) {
     meet_peers(p.call, epoch);

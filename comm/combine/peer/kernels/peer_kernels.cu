@@ -224,7 +224,7 @@ __device__ void merge_rows(const PeerParams& p, std::uint32_t epoch) {
 template <Dtype Wire, RowForm Form, int Most, bool Wide>
 __global__ void __launch_bounds__(kBlockThreads<Form>, kResident<Form, Most>)
     combine(const __grid_constant__ PeerParams p) {
-  griddepcontrol_launch_dependents();
+  start_next_kernel(p.call);
   // Rows that the kernel before sends come through the window, as those of the other ranks do.
   if (!p.rows_are_sent) griddepcontrol_wait();
   const std::uint32_t epoch = next_epoch(p.call);

@@ -33,6 +33,7 @@ struct PeerWindowView {
   std::uint32_t* is_broken;  ///< on the device
   PeerFault* fault;          ///< in host memory
   std::uint64_t deadline_ns;
+  bool shares_gpus;  ///< some GPU is that of several ranks
 };
 
 /// A kernel's call on the windows, and what its errors say of it. Trivially copyable.
