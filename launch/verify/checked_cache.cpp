@@ -17,7 +17,8 @@ MeshOptions single_rank(const CacheOptions& options, const Mesh& mesh) {
   const bool on_gpu = options.reproducible && mesh.device().kind == DeviceKind::kCuda;
   return {.threads = 1,
           .device = on_gpu ? DeviceChoice::kCuda : DeviceChoice::kCpu,
-          .gpu = mesh.device().index};
+          .gpu = mesh.device().index,
+          .makes_nccl = false};  // NCCL's start takes a second
 }
 
 void poison_page(const TensorView& plane, std::int64_t page) {

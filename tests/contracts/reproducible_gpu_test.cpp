@@ -47,6 +47,7 @@ TEST(ReproducibleOnGpus, BitsDoNotDependOnRanksNorOnHowAPromptIsFed) {
   Mesh mesh = Mesh::from_launcher(on_gpu());
   MeshOptions same_gpu = on_gpu();
   same_gpu.gpu = mesh.device().index;
+  same_gpu.makes_nccl = false;
   Mesh single(make_single_communicator(), same_gpu);
   const std::vector<float> want =
       outputs_of(single, reproducible_model(16, Placement::kBalanced), ReproduciblePrompt::kTokens);

@@ -23,7 +23,7 @@ CacheOptions reproducible_options() {
 /// One rank, on the GPU of this one.
 Mesh single_mesh(const Mesh& mesh) {
   return Mesh(make_single_communicator(),
-              {.device = DeviceChoice::kCuda, .gpu = mesh.device().index});
+              {.device = DeviceChoice::kCuda, .gpu = mesh.device().index, .makes_nccl = false});
 }
 
 TEST(ReproducibleGraph, ReplaysEqualEagerSteps) {
