@@ -33,6 +33,7 @@ void StepCombine::plan(const CombineShape& shape, const StepBatch& batch, Stream
   const CombineChoice choice = choose_way(means(), shape, options_, has_limits_);
   CombineOptions options = options_;
   options.strategy = choice.strategy;
+  options.scatter = choice.scatter;
   std::optional<Participation> padded;
   if (choice.has_mask) {
     const Participation& mask = batch.participation();

@@ -136,6 +136,46 @@ TEST(StepGraph, OverNcclARunPacksNothing) {
   }
 }
 
+// A graph's messages over NCCL are the same for all batches, so all ranks get the rows.
+TEST(StepGraph, OverNcclTheOwnersOfEachBatchHaveItsRows) {
+  Mesh& mesh = *kept_meshes.get({.device = DeviceChoice::kCuda});
+  if (mesh.kv_parallel() == 1 || mesh.device_group().nccl() == nullptr) {
+    GTEST_SKIP() << "no messages over NCCL";
+  }
+  const DeviceMemory numbers = random_numbers(mesh);
+  const Stream stream;
+  Inputs inputs(mesh, 300);
+  inputs.change(numbers, 3);
+  const Outputs scratch(mesh, 300);
+  Served served{KvCache(mesh, cache_options())};
+  std::vector<BatchEntry> batch = batch_of(served, {30, 5, 200, 17, 50}, inputs, scratch, stream);
+  std::int64_t tokens = 0;
+  for (BatchEntry& entry : batch) {
+    entry = {.sequence = entry.sequence, .append_tokens = 0, .query_tokens = 1};
+    ++tokens;
+  }
+  const PlanOptions to_all{
+      .scatter = Scatter::kAll, .strategy = CombineStrategy::kAllToAll, .way = WayKind::kNccl};
+  const StepLimits limits{.sequences = tokens, .query_tokens = 1};
+  StepPlan step = served.cache.plan(
+      batch, {.scatter = Scatter::kOwner, .way = WayKind::kNccl, .limits = limits});
+  LayerInput input = inputs.layer(0, tokens);
+  input.k = input.v = {};
+  const Outputs own(mesh, tokens), all(mesh, tokens);
+  const auto run = [&] { step.run(0, input, own.layer(0, tokens), {stream}); };
+  run();
+  const Graph graph(stream, run);
+  for (int turn = 0; turn < 2; ++turn) {
+    served.cache.replan(step, batch, {stream});
+    graph.launch(stream);
+    StepPlan eager = served.cache.plan(batch, to_all);
+    eager.run(0, input, all.layer(0, tokens), {stream});
+    mesh.wait({stream}, "test");
+    EXPECT_EQ(own.bits(0, tokens), all.bits(0, tokens)) << "turn " << turn;
+    std::ranges::reverse(batch);
+  }
+}
+
 // Where each sequence is on one rank, which owns its rows, attention writes the output and there is
 // no combine: a rank need not even wait for the others.
 TEST(StepGraph, RowsStayWithTheRanksThatHoldTheirKeys) {

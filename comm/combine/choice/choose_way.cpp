@@ -28,10 +28,8 @@ bool has(const CombineMeans& means, WayKind way) {
 }
 
 bool takes(WayKind way, const CombineMeans& means, const CombineShape& shape,
-           const CombineOptions& options, bool has_limits) {
+           const CombineOptions& options) {
   if (!has(means, way) || !supports(way, options.strategy)) return false;
-  // Its messages, captured once, would go to the owners of that step.
-  if (way == WayKind::kNccl && options.scatter == Scatter::kOwner && has_limits) return false;
   if (way == WayKind::kHierarchical) {
     // Some of a group's GPUs cannot reduce over its NCCL communicator.
     return takes_hosts(means.hosts, shape, options.scatter) &&
@@ -79,11 +77,11 @@ bool follows_mask_in_graph(WayKind way) {
 }
 
 std::vector<WayStrategy> ways_to_choose_from(const CombineMeans& means, const CombineShape& shape,
-                                             const CombineOptions& options, bool has_limits) {
+                                             const CombineOptions& options) {
   std::vector<WayStrategy> ways;
   if (options.scatter == Scatter::kOwner) return ways;
   for (const WayKind way : kByPreference) {
-    if (!takes(way, means, shape, options, has_limits)) continue;
+    if (!takes(way, means, shape, options)) continue;
     if (way == WayKind::kPeer && means.shares_gpus) continue;
     if (way == WayKind::kStaged && !ways.empty()) continue;
     ways.push_back({way, resolve_strategy(way, shape, options, means.ranks)});
@@ -98,18 +96,18 @@ std::vector<WayStrategy> ways_to_choose_from(const CombineMeans& means, const Co
 
 namespace {
 
-WayKind way_for(const CombineMeans& means, const CombineShape& shape, const CombineOptions& options,
-                bool has_limits) {
+WayKind way_for(const CombineMeans& means, const CombineShape& shape,
+                const CombineOptions& options) {
   require(!options.way || has(means, *options.way), "combine: these ranks have no way {}",
           options.way ? name(*options.way) : "");
   require(!options.way || supports(*options.way, options.strategy),
           "combine: the way {} has no strategy {}", options.way ? name(*options.way) : "",
           name(options.strategy));
   for (const std::optional<WayKind>& wanted : {options.way, means.preferred}) {
-    if (wanted && takes(*wanted, means, shape, options, has_limits)) return *wanted;
+    if (wanted && takes(*wanted, means, shape, options)) return *wanted;
   }
   const auto* way = std::ranges::find_if(kByPreference, [&](WayKind kind) {
-    return pays(kind, means, shape) && takes(kind, means, shape, options, has_limits);
+    return pays(kind, means, shape) && takes(kind, means, shape, options);
   });
   require(way != kByPreference.end(),
           "combine: the strategy {} is for ranks with a GPU each, and NCCL",
@@ -120,11 +118,11 @@ WayKind way_for(const CombineMeans& means, const CombineShape& shape, const Comb
 /// The choice of the rule, or what the table has instead: no reduction, unless the rule has one,
 /// since only rows that are merged in rank order have bits that depend on no other rows.
 WayStrategy way_and_strategy(const CombineMeans& means, const CombineShape& shape,
-                             const CombineOptions& options, bool has_limits) {
-  const WayKind way = way_for(means, shape, options, has_limits);
+                             const CombineOptions& options) {
+  const WayKind way = way_for(means, shape, options);
   const WayStrategy by_rule{way, resolve_strategy(way, shape, options, means.ranks)};
   if (means.table == nullptr) return by_rule;
-  std::vector<WayStrategy> ways = ways_to_choose_from(means, shape, options, has_limits);
+  std::vector<WayStrategy> ways = ways_to_choose_from(means, shape, options);
   const bool is_asked_for = options.way || means.preferred;
   std::erase_if(ways, [&](const WayStrategy& each) {
     return each == by_rule || each.strategy == CombineStrategy::kReduceScatter ||
@@ -142,17 +140,19 @@ WayKind choose_gather_way(const CombineMeans& means, const CombineShape& rows, D
   flat.hosts = {};
   if (asked == WayKind::kHierarchical) asked.reset();
   // Each rank's share has the room of the rows that a combine to heads would give it.
-  return way_for(flat, rows, {.scatter = Scatter::kHeads, .way = asked, .travels_as = dtype},
-                 false);
+  return way_for(flat, rows, {.scatter = Scatter::kHeads, .way = asked, .travels_as = dtype});
 }
 
 CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,
                          const CombineOptions& options, bool has_limits) {
-  const auto [way, strategy] = way_and_strategy(means, shape, options, has_limits);
-  return {
-      .way = way,
-      .strategy = strategy,
-      .has_mask = !has_limits || follows_mask_in_graph(way) || options.scatter == Scatter::kOwner};
+  const auto [way, strategy] = way_and_strategy(means, shape, options);
+  const bool to_owners = options.scatter == Scatter::kOwner;
+  // Captured messages would go to the owners of one step: those of all steps are among all ranks.
+  const bool to_all = to_owners && has_limits && way == WayKind::kNccl;
+  return {.way = way,
+          .strategy = strategy,
+          .has_mask = !has_limits || follows_mask_in_graph(way) || (to_owners && !to_all),
+          .scatter = to_all ? Scatter::kAll : options.scatter};
 }
 
 }  // namespace kvmesh

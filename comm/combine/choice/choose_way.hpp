@@ -28,16 +28,17 @@ struct CombineChoice {
   CombineStrategy strategy = CombineStrategy::kAllToAll;  ///< not kAuto
   /// Whether the plan gets the participation mask. If not, every rank takes part in every row.
   bool has_mask = true;
+  Scatter scatter = Scatter::kAll;  ///< rows that the way gives a rank: the options', or more
   friend bool operator==(const CombineChoice&, const CombineChoice&) = default;
 };
 
 /// Chooses for a step's partials: the way of the options, else of the environment, else by a rule:
 /// the first of peer, hierarchical, NCCL, staged and host that the group has. Rows that do not fit
-/// into a window take the next; so does Scatter::kOwner with limits instead of NCCL, whose captured
-/// messages follow no mask. Where ranks share a GPU, peer must be asked for. If there is a table,
-/// and another of `ways_to_choose_from` is clearly faster by it than the rule's, that one is taken;
-/// but kReduceScatter only where the rule has it.
-/// `has_limits`: the step has StepLimits, so its runs may be captured in a graph.
+/// into a window take the next. With limits NCCL gives all ranks the rows of Scatter::kOwner, since
+/// captured messages follow no mask. Where ranks share a GPU, peer must be asked for. If there is a
+/// table, and another of `ways_to_choose_from` is clearly faster by it than the rule's, that one is
+/// taken; but kReduceScatter only where the rule has it. `has_limits`: the step has StepLimits, so
+/// its runs may be captured in a graph.
 /// @throws InvalidArgument if no way of the group has the strategy, or the group does not have the
 /// way.
 CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,
@@ -53,7 +54,7 @@ WayKind choose_gather_way(const CombineMeans& means, const CombineShape& rows, D
 /// the rule: those that fit and that kAuto may become. Staged only stands alone: it waits for the
 /// host, and cannot be captured. None for Scatter::kOwner, of which the mask decides what is sent.
 std::vector<WayStrategy> ways_to_choose_from(const CombineMeans& means, const CombineShape& shape,
-                                             const CombineOptions& options, bool has_limits);
+                                             const CombineOptions& options);
 
 /// Whether a captured run obeys the mask of a later plan, and sends less for it. Where it does not,
 /// a plan with limits takes no mask: the graph's messages keep the size that they had at capture.

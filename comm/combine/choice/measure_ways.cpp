@@ -33,7 +33,7 @@ CombineShape measured_shape(std::size_t size, int ranks) {
 
 std::vector<WayStrategy> measured_ways(const CombineMeans& means, std::size_t size,
                                        Scatter scatter) {
-  return ways_to_choose_from(means, measured_shape(size, means.ranks), {.scatter = scatter}, false);
+  return ways_to_choose_from(means, measured_shape(size, means.ranks), {.scatter = scatter});
 }
 
 DeviceMemory zeros(Device device, std::int64_t count) {

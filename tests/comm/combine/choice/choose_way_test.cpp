@@ -96,12 +96,25 @@ const Choice kChoices[] = {
     {kCpus, kSmall, Scatter::kAll, kAuto, true, {kHost, kAllToAll, false}},
     {kSharedGpu, kSmall, Scatter::kAll, kAuto, true, {kStaged, kAllToAll, false}},
     {kGpus, kSmall, Scatter::kAll, kReduceScatter, true, {kNccl, kReduceScatter, false}},
-    // The owners of tokens are in the mask, which captured messages do not follow.
+    // The owners of tokens are in the mask. Captured messages do not follow it, and go to all.
     {kCpus, kSmall, Scatter::kOwner, kAuto, true, {kHost, kAllToAll, true}},
     {kGpus, kSmall, Scatter::kOwner, kAuto, false, {kNccl, kAllToAll, true}},
-    {kGpus, kSmall, Scatter::kOwner, kAuto, true, {kStaged, kAllToAll, true}},
+    {kGpus, kSmall, Scatter::kOwner, kAuto, true, {kNccl, kAllToAll, false}},
+    {kGpus, kAbove4MiB, Scatter::kOwner, kAuto, true, {kNccl, kAllToAll, false}},
+    {kSharedGpu, kSmall, Scatter::kOwner, kAuto, true, {kStaged, kAllToAll, true}},
     {kLinkedGpus, kSmall, Scatter::kOwner, kAuto, true, {kPeer, kAllToAll, true}},
 };
+
+TEST(ChooseWay, GraphsOverNcclGiveTheRowsOfOwnersToAllRanks) {
+  const auto scatter = [](const CombineMeans& means, Scatter asked, bool has_limits) {
+    return choose_way(means, kSmall, {.scatter = asked}, has_limits).scatter;
+  };
+  EXPECT_EQ(scatter(kGpus, Scatter::kOwner, true), Scatter::kAll);
+  EXPECT_EQ(scatter(kGpus, Scatter::kOwner, false), Scatter::kOwner);
+  EXPECT_EQ(scatter(kGpus, Scatter::kHeads, true), Scatter::kHeads);
+  EXPECT_EQ(scatter(kLinkedGpus, Scatter::kOwner, true), Scatter::kOwner);
+  EXPECT_EQ(scatter(kSharedGpu, Scatter::kOwner, true), Scatter::kOwner);
+}
 
 TEST(ChooseWay, FollowsTheTable) {
   for (const Choice& row : kChoices) {
