@@ -23,12 +23,18 @@ Keeping keeping_of(std::span<const Retention> retentions, std::int64_t first, st
                    std::uint64_t operations) {
   const Retention* highest = nullptr;
   for (const Retention& it : retentions) {
-    const bool overlaps = it.first < last && first < it.first + it.tokens;
+    const bool overlaps =
+        it.first < last && it.tokens > std::max<std::int64_t>(first - it.first, 0);
     if (overlaps && (highest == nullptr || it.priority > highest->priority)) highest = &it;
   }
   if (highest == nullptr) return {};
   const auto lasts = static_cast<std::uint64_t>(highest->operations);
   return {.priority = highest->priority, .ends = lasts == 0 ? 0 : operations + lasts};
+}
+
+bool outlasts(const Keeping& a, const Keeping& b) {
+  const auto ends = [](const Keeping& it) { return it.ends - 1; };  // never: the largest number
+  return std::pair(a.priority, ends(a)) > std::pair(b.priority, ends(b));
 }
 
 }  // namespace
@@ -216,10 +222,12 @@ void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,
   prefixes_->prepare(Retention::kPriority);
   for (const Retention& it : retentions) prefixes_->prepare(it.priority);
   if (!retentions.empty()) prefixes_->prepare_ends(full + 1);
+  const std::vector<Keeping> keepings = keepings_of(full, retentions);
 
   for (auto logical = static_cast<std::size_t>(sequence.placement.released); logical < full;
        ++logical) {
-    const Keeping keeping = keep(logical, retentions);
+    const Keeping& keeping = keepings[logical];
+    fold_in(keeping);
     if (logical < static_cast<std::size_t>(sequence.published)) {
       prefixes_->raise(sequence.pages[logical], keeping);
     } else if (!publish_page(id, sequence, logical, key, logical, keeping)) {
@@ -230,14 +238,28 @@ void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,
   record("publish", id, digest_of(key));
 }
 
-/// How long a page of the key is kept, as the digest has it.
-Keeping PageAllocator::State::keep(std::size_t hash, std::span<const Retention> retentions) {
+/// How long the page of a hash of the key is kept for its own sake.
+Keeping PageAllocator::State::keeping(std::size_t hash,
+                                      std::span<const Retention> retentions) const {
   const std::int64_t first = static_cast<std::int64_t>(hash) * tokens_per_hash();
-  const Keeping keeping =
-      keeping_of(retentions, first, first + tokens_per_hash(), journal_.operations());
+  return keeping_of(retentions, first, first + tokens_per_hash(), journal_.operations());
+}
+
+/// [page] A page is kept as long as those after it, which would leave with it.
+std::vector<Keeping> PageAllocator::State::keepings_of(
+    std::size_t pages, std::span<const Retention> retentions) const {
+  std::vector<Keeping> all(pages);
+  for (std::size_t i = pages; i-- > 0;) {
+    all[i] = keeping(i, retentions);
+    if (i + 1 < pages && prefixes_->is_tree() && outlasts(all[i + 1], all[i])) all[i] = all[i + 1];
+  }
+  return all;
+}
+
+/// The digest has how long a page is kept.
+void PageAllocator::State::fold_in(const Keeping& keeping) {
   journal_.fold_in(static_cast<std::uint64_t>(keeping.priority));
   if (keeping.ends != 0) journal_.fold_in(keeping.ends);
-  return keeping;
 }
 
 /// Names the sequence's state by all of its tokens, if they fill pages of the key.
@@ -247,7 +269,8 @@ void PageAllocator::State::publish_state(SequenceId id, Sequence& sequence, cons
   if (pages == 0 || sequence.length % tokens_per_hash() != 0 || pages > std::ssize(key.hashes()))
     return;
   const auto hash = static_cast<std::size_t>(pages - 1);
-  const Keeping keeping = keep(hash, retentions);
+  const Keeping keeping = this->keeping(hash, retentions);
+  fold_in(keeping);
   if (sequence.published == 0) {
     publish_page(id, sequence, 0, key, hash, keeping);
   } else if (prefixes_->hash(sequence.pages[0]) == key.hashes()[hash]) {  // else it was truncated

@@ -163,7 +163,9 @@ class PageAllocator::State {
   /// Returns the sequence that pins a match. @throws UnknownSequence, InvalidArgument.
   Sequence& match(const PrefixMatch& match);
   std::size_t full_pages(const Sequence& sequence, const PrefixKey& key) const;
-  Keeping keep(std::size_t hash, std::span<const Retention> retentions);
+  Keeping keeping(std::size_t hash, std::span<const Retention> retentions) const;
+  std::vector<Keeping> keepings_of(std::size_t pages, std::span<const Retention> retentions) const;
+  void fold_in(const Keeping& keeping);
   bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,
                     std::size_t hash, const Keeping& keeping);
   void publish_state(SequenceId id, Sequence& sequence, const PrefixKey& key,

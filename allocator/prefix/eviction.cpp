@@ -203,4 +203,20 @@ void EvictionQueues::remove(EvictionPages& all, PageSlot slot) {
   --queue.size;
 }
 
+std::string_view name(Eviction eviction) {
+  switch (eviction) {
+    case Eviction::kHits:
+      return "hits";
+    case Eviction::kTwoQueues:
+      return "2q";
+    case Eviction::kLru:
+      return "lru";
+    case Eviction::kS3Fifo:
+      return "s3fifo";
+    case Eviction::kSegmented:
+      return "segmented";
+  }
+  return "unknown";
+}
+
 }  // namespace kvmesh

@@ -222,4 +222,14 @@ std::vector<std::uint8_t> extra_keys(const PrefixExtras& extras, std::int64_t fi
   return all;
 }
 
+std::string_view name(PrefixHash hash) {
+  switch (hash) {
+    case PrefixHash::kSha256Cbor:
+      return "sha256_cbor";
+    case PrefixHash::kXxh3:
+      return "xxh3";
+  }
+  return "unknown";
+}
+
 }  // namespace kvmesh

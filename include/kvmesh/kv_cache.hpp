@@ -111,11 +111,11 @@ class KvCache {
   /// make_writable does. States stay as they are (see sequence_state).
   ///
   /// On a GPU it runs on `stream`, after the work that is there; it blocks only where tokens or
-  /// pages move between ranks. REQUIRES: no sequence appears twice; later steps use `stream`, too.
-  /// @throws UnknownSequence, InvalidArgument and OutOfPages, each with nothing moved or truncated;
-  /// after another error the positions from the first one of begin's page on are unspecified. A
-  /// device's Error, on one rank, leaves the new lengths in place on every rank.
-  /// Collective over the kv axis if a token or a page moves between ranks.
+  /// pages move between ranks. REQUIRES: later steps use `stream`, too.
+  /// @throws UnknownSequence, InvalidArgument (also if a sequence appears twice) and OutOfPages,
+  /// each with nothing moved or truncated; after another error the positions from the first one of
+  /// begin's page on are unspecified. A device's Error, on one rank, leaves the new lengths in
+  /// place on every rank. Collective over the kv axis if a token or a page moves between ranks.
   void compact(std::span<const KeptTokens> batch, Stream stream = {});
 
   /// Moves at most `limit` pages, of all layer groups together, from ranks that hold more than
@@ -210,7 +210,7 @@ class KvCache {
   /// The prefix cache: PageAllocator's operations, with the same errors; they change metadata only.
   /// Every page of a match lies where it was written, so the batch that goes on from it may read
   /// pages of any rank. A run that ends inside of a page shares that page, which is copied when the
-  /// sequence is appended to.
+  /// sequence is appended to; it is sought among the 32 newest pages that go on from the run.
   ///
   ///   PrefixKey key = cache.make_prefix_key();      // per request; hashes each page once
   ///   key.append(prompt);

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kvmesh/api.h"
@@ -36,6 +37,14 @@ enum class Eviction : std::uint8_t {
   kS3Fifo,     ///< S3-FIFO: a small queue for new pages, a main queue with a few second chances.
   kSegmented,  ///< Segmented LRU: pages that were hit are protected, up to 4/5 of the pool.
 };
+
+inline constexpr PrefixHash kAllPrefixHashes[] = {PrefixHash::kSha256Cbor, PrefixHash::kXxh3};
+inline constexpr Eviction kAllEvictions[] = {Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
+                                             Eviction::kS3Fifo, Eviction::kSegmented};
+/// "sha256_cbor" or "xxh3".
+std::string_view name(PrefixHash hash);
+/// "hits", "2q", "lru", "s3fifo" or "segmented".
+std::string_view name(Eviction eviction);
 
 struct PrefixOptions {
   /// Off: nothing is kept after its last sequence, and no memory is used.
@@ -79,14 +88,17 @@ struct PrefixExtras {
 };
 
 /// How long published pages are worth keeping: pages of a lower priority are evicted first. Tokens
-/// [first, first + tokens) get the priority; the other tokens of the sequence have kPriority.
+/// [first, first + tokens) get the priority; the other tokens of the sequence have kPriority. A
+/// page gets at least the priority of the pages after it that are published with it, since these
+/// leave before it (of a cache with a window they do not).
 struct Retention {
   static constexpr int kPriority = 35;
   std::int64_t first = 0;
   std::int64_t tokens = 0;
   int priority = kPriority;  ///< 0 to 100
   /// After this many operations of the allocator (JournalEntry::number counts them) the pages have
-  /// kPriority. 0: never.
+  /// kPriority. 0: never. In a cache each layer group has an allocator; windows make more
+  /// operations.
   std::int64_t operations = 0;
 };
 

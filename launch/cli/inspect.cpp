@@ -15,8 +15,6 @@ std::string text_of(const PageHash& hash) {
   return text;
 }
 
-const char* name_of(PrefixHash hash) { return hash == PrefixHash::kXxh3 ? "xxh3" : "sha256_cbor"; }
-
 std::string as_text(const std::string& file, const SequenceHeader& header) {
   std::string text = fmt::format("{}: {} tokens; all checksums are right\n", file, header.tokens);
   for (const SequenceHeader::Group& group : header.groups) {
@@ -29,7 +27,7 @@ std::string as_text(const std::string& file, const SequenceHeader& header) {
   }
   if (header.token_ids.empty()) return text + "  it does not say the tokens\n";
   return text + fmt::format("  {} token ids, {} hashes ({}, pages of {} tokens)\n",
-                            header.token_ids.size(), header.hashes.size(), name_of(header.hash),
+                            header.token_ids.size(), header.hashes.size(), name(header.hash),
                             header.hash_page_size);
 }
 
@@ -52,7 +50,7 @@ std::string as_json(const std::string& file, const SequenceHeader& header) {
                               {"tokens", header.tokens},
                               {"groups", nlohmann::ordered_json::array()},
                               {"token_ids", header.token_ids},
-                              {"hash", name_of(header.hash)},
+                              {"hash", name(header.hash)},
                               {"hash_page_size", header.hash_page_size},
                               {"hashes", nlohmann::ordered_json::array()}};
   for (const SequenceHeader::Group& group : header.groups) json["groups"].push_back(as_json(group));

@@ -81,7 +81,7 @@ KVMESH_API kvmesh_status_t kvmesh_sequence_create_of_key(kvmesh_cache_t* cache,
 typedef struct kvmesh_retention { /* tokens [first, first + tokens) */
   int64_t first, tokens;
   int32_t priority;   /* 0 to 100; others have 35 */
-  int64_t operations; /* for how many operations of the cache; 0: for ever */
+  int64_t operations; /* for how many operations of the layer group's allocator; 0: for ever */
 } kvmesh_retention_t;
 /* Lets later requests find the sequence's full pages. */
 KVMESH_API kvmesh_status_t kvmesh_sequence_publish(kvmesh_cache_t* cache,

@@ -75,6 +75,17 @@ void publish(PyCache& self, std::uint64_t sequence, const PrefixKey& key,
   self.get().publish(SequenceId(sequence), key, list);
 }
 
+/// @throws InvalidArgument for a text that names none of them.
+template <class Choice, std::size_t N>
+Choice choice(const char* what, std::string_view text, const Choice (&choices)[N]) {
+  std::string names;
+  for (const Choice each : choices) {
+    if (name(each) == text) return each;
+    names += (names.empty() ? "" : ", ") + std::string(name(each));
+  }
+  throw InvalidArgument(std::string(what) + " '" + std::string(text) + "' is none of " + names);
+}
+
 nb::dict dict_of(const TierCounts& counts) {
   nb::dict dict;
   dict["pages"] = counts.pages;
@@ -105,16 +116,8 @@ nb::dict dict_of(const TierStatistics& tiers) {
 PrefixOptions prefix_options(bool enabled, std::string_view hash, std::string_view eviction,
                              std::string seed) {
   PrefixOptions options{.enabled = enabled, .seed = std::move(seed)};
-  const auto choose = [](const char* what, std::string_view text, auto& to, auto... choices) {
-    const bool found = ((text == choices.first && (to = choices.second, true)) || ...);
-    if (!found)
-      throw InvalidArgument(std::string(what) + " '" + std::string(text) + "' is not valid");
-  };
-  choose("prefix_hash", hash, options.hash, std::pair("sha256_cbor", PrefixHash::kSha256Cbor),
-         std::pair("xxh3", PrefixHash::kXxh3));
-  choose("eviction", eviction, options.eviction, std::pair("hits", Eviction::kHits),
-         std::pair("2q", Eviction::kTwoQueues), std::pair("lru", Eviction::kLru),
-         std::pair("s3fifo", Eviction::kS3Fifo), std::pair("segmented", Eviction::kSegmented));
+  options.hash = choice("prefix_hash", hash, kAllPrefixHashes);
+  options.eviction = choice("eviction", eviction, kAllEvictions);
   return options;
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <limits>
 #include <vector>
 
 #include "allocator/prefix/prefix_cache.hpp"
@@ -154,6 +155,38 @@ TEST(Eviction, EvictsByPriorityFirst) {
   cache.squeeze(1);
   EXPECT_EQ(cache.has({4}), 1);
   EXPECT_EQ(cache.has({5}), 0);
+}
+
+// A page leaves with those before it, so these are kept as long.
+TEST(Eviction, KeepsThePagesBeforeOneOfAHighPriority) {
+  for (const Eviction policy : kAllEvictions) {
+    SCOPED_TRACE(name(policy));
+    Cache cache(policy, 8);
+    const Retention high{.first = 2, .tokens = 1, .priority = 90};
+    const Retention low{.first = 0, .tokens = 1, .priority = 0};
+    cache.serve({1, 2, 3, 4}, {&high, 1});
+    cache.serve({5}, {&low, 1});
+    cache.serve({6, 7, 8}, {&low, 1});  // of no use: its first page leaves last
+    cache.squeeze(1);
+    EXPECT_EQ(cache.has({5}), 0);
+    cache.squeeze(5);
+    EXPECT_EQ(cache.has({1, 2, 3, 4}), 3);
+    EXPECT_EQ(cache.has({6, 7, 8}), 0);
+  }
+}
+
+TEST(Eviction, TakesRangesOfAnyLength) {
+  constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
+  for (const std::int64_t first : {0, 1}) {
+    Cache cache(Eviction::kLru, 4);
+    const std::array<Retention, 2> high{{{.first = first, .tokens = kAll, .priority = 90},
+                                         {.first = 0, .tokens = 0, .priority = 100}}};
+    cache.serve({1, 2}, high);
+    cache.serve({3, 4});
+    cache.squeeze(2);
+    EXPECT_EQ(cache.has({1, 2}), 2) << first;
+    EXPECT_EQ(cache.has({3, 4}), 0) << first;
+  }
 }
 
 TEST(Eviction, ForgetsAPriorityAfterItsOperations) {
