@@ -62,22 +62,11 @@ std::string float_text(std::int64_t bits) {
   return fmt::format("{}", std::bit_cast<float>(static_cast<std::int32_t>(bits)));
 }
 
-// 0 if the prefix cache is off.
-std::int64_t hash_of(const PrefixOptions& options) {
-  if (!options.enabled) return 0;
-  Hash hash;
-  hash.add(options.hash).add(options.eviction).add(options.compares_tokens).add_all(options.seed);
-  return static_cast<std::int64_t>(hash.value() | 1);
+// A text of any length, as far as ranks compare it.
+std::int64_t hash_of(std::string_view text) {
+  return static_cast<std::int64_t>(Hash().add_all(text).value());
 }
-
-// 0 if there are none.
-std::int64_t hash_of(const TierOptions& options) {
-  if (!options.enabled()) return 0;
-  Hash hash;
-  hash.add(options.host_bytes).add_all(options.directory).add_all(options.model);
-  hash.add(options.file_bytes).add(options.stores_per_operation);
-  return static_cast<std::int64_t>(hash.value() | 1);
-}
+std::string hash_text(std::int64_t hash) { return fmt::format("of hash {:016x}", hash); }
 
 // Returns a hash of the scales per head; 0 if there are none.
 std::int64_t hash_of(const KvScales& scales) {
@@ -127,17 +116,35 @@ constexpr std::array kFields{
           name_of<ScaleKind>},
     Field{"scales.k", [](const Mesh&, const O& o) { return bits_of(o.scales.k); }, float_text},
     Field{"scales.v", [](const Mesh&, const O& o) { return bits_of(o.scales.v); }, float_text},
-    Field{"the scales per head", [](const Mesh&, const O& o) { return hash_of(o.scales); }},
+    Field{"scales.k_heads and scales.v_heads",
+          [](const Mesh&, const O& o) { return hash_of(o.scales); }, hash_text},
     Field{"placement", [](const Mesh&, const O& o) -> std::int64_t { return int(o.placement); },
           name_of<Placement>},
     Field{"home_threshold_tokens", [](const Mesh&, const O& o) { return o.home_threshold_tokens; }},
     Field{"reproducible", [](const Mesh&, const O& o) -> std::int64_t { return o.reproducible; }},
     Field{"the CPU's instruction set", instruction_set, letters_of},
     Field{"the GPU's compute capability", compute_capability},
-    Field{"the prefix cache", [](const Mesh&, const O& o) { return hash_of(o.prefix); }},
-    Field{"the tiers", [](const Mesh&, const O& o) { return hash_of(o.tiers); }},
+    Field{"prefix.enabled",
+          [](const Mesh&, const O& o) -> std::int64_t { return o.prefix.enabled; }},
+    Field{"prefix.hash", [](const Mesh&, const O& o) -> std::int64_t { return int(o.prefix.hash); },
+          name_of<PrefixHash>},
+    Field{"prefix.eviction",
+          [](const Mesh&, const O& o) -> std::int64_t { return int(o.prefix.eviction); },
+          name_of<Eviction>},
+    Field{"prefix.compares_tokens",
+          [](const Mesh&, const O& o) -> std::int64_t { return o.prefix.compares_tokens; }},
+    Field{"prefix.seed", [](const Mesh&, const O& o) { return hash_of(o.prefix.seed); }, hash_text},
+    Field{"tiers.host_bytes", [](const Mesh&, const O& o) { return o.tiers.host_bytes; }},
+    Field{"tiers.directory", [](const Mesh&, const O& o) { return hash_of(o.tiers.directory); },
+          hash_text},
+    Field{"tiers.model", [](const Mesh&, const O& o) { return hash_of(o.tiers.model); }, hash_text},
+    Field{"tiers.file_bytes", [](const Mesh&, const O& o) { return o.tiers.file_bytes; }},
+    Field{"tiers.stores_per_operation",
+          [](const Mesh&, const O& o) -> std::int64_t { return o.tiers.stores_per_operation; }},
+    Field{"tiers.durable", [](const Mesh&, const O& o) -> std::int64_t { return o.tiers.durable; }},
+    Field{"tiers.direct", [](const Mesh&, const O& o) -> std::int64_t { return o.tiers.direct; }},
     Field{"window", [](const Mesh&, const O& o) { return o.window; }},
-    Field{"the layer groups", [](const Mesh&, const O& o) { return hash_of(o.groups); }},
+    Field{"groups", [](const Mesh&, const O& o) { return hash_of(o.groups); }, hash_text},
     Field{"the way to say the memory",
           [](const Mesh&, const O& o) -> std::int64_t { return int(memory_way(o)); },
           name_of<MemoryWay>},

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
 
 #include "core/check.hpp"
 #include "runtime/memory/head_scales.hpp"
@@ -46,6 +49,22 @@ void check_scales(const CacheOptions& options) {
   require(std::ssize(scales.v_heads) == values,
           "cache: v_heads has {} scales, but must have {} for {} kv heads of {} pages",
           scales.v_heads.size(), values, options.kv_heads, name(options.page_kind));
+}
+
+/// The header of a page's file has 16 bits for each of these, and 8 for the number of the group.
+void check_files(const CacheOptions& options) {
+  require(options.tiers.directory.find('\0') == std::string::npos,
+          "cache: the directory of the file tier has a NUL character, after '{}'",
+          options.tiers.directory.c_str());
+  int kv_heads = options.kv_heads;
+  for (const LayerGroup& group : options.groups) kv_heads = std::max(kv_heads, group.kv_heads);
+  constexpr int kMost = std::numeric_limits<std::uint16_t>::max();
+  require(options.layers <= kMost && kv_heads <= kMost && options.page_size <= kMost &&
+              options.groups.size() <= std::numeric_limits<std::uint8_t>::max(),
+          "cache: a file tier is for up to {} layers, KV heads, and tokens in a page, and {} layer "
+          "groups beside the first, not {}, {}, {}, and {}",
+          kMost, std::numeric_limits<std::uint8_t>::max(), options.layers, kv_heads,
+          options.page_size, options.groups.size());
 }
 
 }  // namespace
@@ -99,6 +118,7 @@ void check_tiers(const CacheOptions& options) {
       "cache: '{}' names a model of the file tier, which may have letters, digits, '.', '_' and "
       "'-'",
       tiers.model);
+  if (!tiers.directory.empty()) check_files(options);
 }
 
 void check_shape(const LocalShape& shape) {

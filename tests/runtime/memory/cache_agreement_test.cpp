@@ -64,30 +64,46 @@ TEST(CacheAgreement, NamesRankAndFieldThatDiffer) {
     o.scales = {.kind = ScaleKind::kPerHead, .k_heads = {1, 2}, .v_heads = {3, 4}};
   };
   expect_told(told([](auto& o) { o.scales.k_heads[1] = 0.5f; }, heads),
-              {"the scales per head is", "on rank 2"});
+              {"scales.k_heads and scales.v_heads is of hash", "on rank 2"});
   expect_told(told([](auto& o) { std::swap(o.scales.k_heads, o.scales.v_heads); }, heads),
-              {"the scales per head is", "on rank 2"});
+              {"scales.k_heads and scales.v_heads is of hash", "on rank 2"});
   expect_told(told([](auto& o) { o.groups[0].scales->v_heads[0] = 0.5f; },
                    [&](auto& o) {
                      heads(o);
                      o.groups = {{.layers = {1}, .scales = o.scales}};
                    }),
-              {"the layer groups is", "on rank 2"});
+              {"groups is of hash", "on rank 2"});
   expect_told(told([](auto& o) { o.placement = Placement::kStriped; }),
               {"placement is balanced", "striped on rank 2"});
   expect_told(told([](auto& o) { o.home_threshold_tokens = 7; }),
               {"home_threshold_tokens is 2048", "7 on rank 2"});
   expect_told(told([](auto& o) { o.reproducible = true; }),
               {"reproducible is 0 on rank 0 and 1 on rank 2"});
-  for (const auto& change : std::initializer_list<void (*)(PrefixOptions&)>{
-           [](PrefixOptions& prefix) { prefix.enabled = false; },
-           [](PrefixOptions& prefix) { prefix.hash = PrefixHash::kXxh3; },
-           [](PrefixOptions& prefix) { prefix.eviction = Eviction::kLru; },
-           [](PrefixOptions& prefix) { prefix.compares_tokens = !prefix.compares_tokens; },
-           [](PrefixOptions& prefix) { prefix.seed = "7"; }}) {
-    expect_told(told([&](auto& o) { change(o.prefix); }, [](auto& o) { o.prefix.enabled = true; }),
-                {"the prefix cache is", "on rank 2"});
-  }
+  const auto is_on = [](auto& o) { o.prefix.enabled = true; };
+  expect_told(told([](auto& o) { o.prefix.enabled = false; }, is_on),
+              {"prefix.enabled is 1 on rank 0 and 0 on rank 2"});
+  expect_told(told([](auto& o) { o.prefix.hash = PrefixHash::kXxh3; }, is_on),
+              {"prefix.hash is sha256_cbor on rank 0 and xxh3 on rank 2"});
+  expect_told(told([](auto& o) { o.prefix.eviction = Eviction::kLru; }, is_on),
+              {"prefix.eviction is hits on rank 0 and lru on rank 2"});
+  expect_told(told([](auto& o) { o.prefix.compares_tokens = true; }, is_on),
+              {"prefix.compares_tokens is 0 on rank 0 and 1 on rank 2"});
+  expect_told(told([](auto& o) { o.prefix.seed = "7"; }, is_on),
+              {"prefix.seed is of hash", "on rank 2"});
+  const auto has_tiers = [&](auto& o) {
+    is_on(o);
+    o.tiers.host_bytes = 4096;
+  };
+  expect_told(told([](auto& o) { o.tiers.host_bytes = 8192; }, has_tiers),
+              {"tiers.host_bytes is 4096 on rank 0 and 8192 on rank 2"});
+  expect_told(told([](auto& o) { o.tiers.model = "other"; }, has_tiers),
+              {"tiers.model is of hash", "on rank 2"});
+  expect_told(told([](auto& o) { o.tiers.stores_per_operation = 5; }, has_tiers),
+              {"tiers.stores_per_operation is", "5 on rank 2"});
+  expect_told(told([](auto& o) { o.tiers.durable = true; }, has_tiers),
+              {"tiers.durable is 0 on rank 0 and 1 on rank 2"});
+  expect_told(told([](auto& o) { o.tiers.direct = true; }, has_tiers),
+              {"tiers.direct is 0 on rank 0 and 1 on rank 2"});
   for (const auto& other : {std::pair<std::int64_t, double>{1 << 20, 0}, {0, 0.01}}) {
     expect_told(told([&](auto& o) {
                   o.pages_per_rank = 0;
