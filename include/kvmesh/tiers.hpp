@@ -35,7 +35,7 @@ struct TierOptions {
   bool direct = false;
   /// The most pages that one operation of the cache stores; the rest of what it evicts is dropped,
   /// and counted (TierCounts::drops).
-  /// Among the evicted pages those nearest to the beginning of a prompt are stored.
+  /// The pages that were evicted last are stored: of one prompt those nearest to its beginning.
   int stores_per_operation = 1024;
 
   bool enabled() const { return host_bytes > 0 || !directory.empty(); }

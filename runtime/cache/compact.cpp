@@ -1,4 +1,6 @@
 // KvCache::compact: keeps the drafts that a step has accepted.
+#include <algorithm>
+
 #include "core/check.hpp"
 #include "runtime/cache/cache_state.hpp"
 #include "runtime/cache/token_moves.hpp"
@@ -18,6 +20,13 @@ void check_kept(const PageAllocator& allocator, const KeptTokens& tokens) {
             position, last, length);
     last = position;
   }
+}
+
+void check_once(std::span<const KeptTokens> batch) {
+  std::vector<std::size_t> slots;
+  for (const KeptTokens& tokens : batch) slots.push_back(tokens.sequence.slot());
+  std::ranges::sort(slots);
+  require(std::ranges::adjacent_find(slots) == slots.end(), "compact: a sequence appears twice");
 }
 
 /// The sequence's length afterwards.
@@ -72,6 +81,7 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
       group.allocator.check_truncate(tokens.sequence, length_with(tokens));
     }
   }
+  check_once(batch);
   // If a copy fails on this rank, the others make theirs, and exchange them with this one, and all
   // ranks have the same lengths afterwards.
   Attempt attempt;

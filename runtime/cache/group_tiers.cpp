@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <new>
 
 #include "core/check.hpp"
 #include "core/hash.hpp"
@@ -98,6 +99,8 @@ GroupTiers::GroupTiers(Mesh& mesh, const CacheOptions& cache, CacheGroup& group,
   const auto pages =
       static_cast<std::int64_t>(pages_of_group(bytes, cache, pools.layout(), number));
   if (pages == 0) return;
+  // More than have numbers.
+  if (pages >= kNoSlot / mesh.kv_parallel()) throw std::bad_alloc();
   host_ = std::make_unique<HostTier>(HostTier::Options{.ranks = mesh.kv_parallel(),
                                                        .me = mesh.page_rank(),
                                                        .pages_per_rank = pages,

@@ -55,6 +55,11 @@ static_assert(std::size(kCountOf) == static_cast<std::size_t>(FileFault::kIo) + 
 /// read-only no file can be.
 constexpr int kMostFailures = 8;
 
+/// The folders of pages have ranges of heads, of which a page's header has 16 bits.
+constexpr int kMostHeads = 1 << 16;
+
+std::string heads_name(int first, int last) { return fmt::format("heads-{}-{}", first, last); }
+
 std::size_t bytes_of_head(const PagePlane& plane, int page_size) {
   return static_cast<std::size_t>(plane.elements) * static_cast<std::size_t>(page_size) *
          size_bytes(plane.dtype);
@@ -68,8 +73,9 @@ FileTier::FileTier(const Options& options, FileCalls& calls, PageCopies& copies)
       copies_(copies),
       own_{.first_head = options.shape.first_head,
            .heads = options.shape.heads,
-           .path = fmt::format("{}/heads-{}-{}", options.folder, options.shape.first_head,
-                               options.shape.first_head + options.shape.heads - 1)},
+           .path = fmt::format("{}/{}", options.folder,
+                               heads_name(options.shape.first_head,
+                                          options.shape.first_head + options.shape.heads - 1))},
       loaded_(options.device, options.shape.image_bytes()),
       kept_(options.eviction, options.bytes, static_cast<std::int64_t>(options.shape.file_bytes())),
       jobs_([device = options.device] { use_device(device); }) {
@@ -90,12 +96,13 @@ void FileTier::find_folders() {
   folders_ = {own_};
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(options_.folder, error)) {
-    Folder folder{.path = entry.path().string()};
-    int last = 0;
-    if (std::sscanf(entry.path().filename().c_str(), "heads-%d-%d", &folder.first_head, &last) != 2)
-      continue;
-    folder.heads = last - folder.first_head + 1;
-    if (folder.path != own_.path && folder.heads > 0) folders_.push_back(folder);
+    const std::string name = entry.path().filename().string();
+    int first = 0, last = 0;
+    if (std::sscanf(name.c_str(), "heads-%d-%d", &first, &last) != 2) continue;
+    const bool is_range = 0 <= first && first <= last && last < kMostHeads - 1;
+    if (!is_range || name != heads_name(first, last) || entry.path() == own_.path) continue;
+    folders_.push_back(
+        {.first_head = first, .heads = last - first + 1, .path = entry.path().string()});
   }
   // The larger ranges first, so that few files cover a page.
   std::ranges::sort(folders_.begin() + 1, folders_.end(), [](const Folder& a, const Folder& b) {
@@ -123,6 +130,7 @@ void FileTier::find_files() {
     const int share = hash->bytes[30] << 8 | hash->bytes[31];
     if (share % options_.ranks != options_.me.value) continue;
     const auto size = static_cast<std::int64_t>(at->file_size(gone));
+    if (gone) continue;  // or it is no file
     const auto time = at->last_write_time(gone);
     if (!gone) found.push_back({time, *hash, size});
   }

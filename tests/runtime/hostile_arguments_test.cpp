@@ -186,6 +186,8 @@ TEST_F(HostileArguments, KeptTokens) {
   }
   refuse(3, {4, 4});
   refuse(3, {5, 4});
+  const std::vector<KeptTokens> twice{{sequence_, 5, {}}, {sequence_, 3, {}}};
+  expect_refused<InvalidArgument>(cache_, [&] { cache_.compact(twice); });
   const std::vector<KeptTokens> nobody{{SequenceId{}, 0, {}}};
   expect_refused<UnknownSequence>(cache_, [&] { cache_.compact(nobody); });
 }

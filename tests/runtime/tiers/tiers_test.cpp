@@ -1,4 +1,6 @@
 // Tiers through KvCache: what was evicted comes back, with the same bytes, on any number of ranks.
+#include <sys/stat.h>
+
 #include <fstream>
 #include <random>
 
@@ -85,6 +87,26 @@ TEST(FileTier, BadFilesAreMissesOnAllRanks) {
     run(16, true);
     run(16, false);  // the page was stored again
   }
+}
+
+TEST(FileTier, TakesRangesOfHeadsAlone) {
+  for (const char* name : {"heads-0-1.bak", "heads-0-65537", "heads-0-131073", "heads--1-1"}) {
+    Folder folder;
+    ask_on(folder, 1, 1, 0);
+    const fs::path heads = folder.files().front().parent_path().parent_path().parent_path();
+    fs::rename(heads, heads.parent_path() / name);
+    ask_on(folder, 1, 1, 0);
+  }
+}
+
+TEST(FileTier, PipesAreNoPages) {
+  Folder folder;
+  ask_on(folder, 1, 1, 0);
+  for (const fs::path& file : folder.files()) {
+    fs::remove(file);
+    ASSERT_EQ(::mkfifo(file.c_str(), 0600), 0);
+  }
+  ask_on(folder, 1, 1, 0);
 }
 
 /// Another version of the files has folders of its own: neither is in the other's way.
@@ -280,6 +302,25 @@ TEST(Tiers, RefuseInvalidOptions) {
   options.prefix.enabled = true;
   options.tiers.model = "../x";
   EXPECT_THROW(KvCache(mesh, options), InvalidArgument);
+  options.tiers = {.host_bytes = std::int64_t{1} << 62};
+  EXPECT_THROW(KvCache(mesh, options), OutOfMemory) << "more pages than have numbers";
+}
+
+TEST(Tiers, RefuseWhatPageFilesHaveNoRoomFor) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  Folder folder;
+  CacheOptions options = tier_options(6);
+  options.tiers.directory = folder.path();
+  const auto expect_refused = [&](const auto& change) {
+    CacheOptions changed = options;
+    change(changed);
+    EXPECT_THROW(KvCache(mesh, changed), InvalidArgument);
+  };
+  expect_refused([](auto& it) { it.page_size = 1 << 16; });
+  expect_refused([](auto& it) { it.layers = 1 << 16; });
+  expect_refused([](auto& it) { it.kv_heads = it.q_heads = 1 << 16; });
+  expect_refused([](auto& it) { it.tiers.directory += std::string("\0x", 2); });
+  EXPECT_FALSE(fs::exists(folder.path()));
 }
 
 }  // namespace
