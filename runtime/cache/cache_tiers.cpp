@@ -78,7 +78,7 @@ std::vector<TierJob> CacheTiers::copies_so_far() {
 
 PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after) {
   // Its own loads would wait behind those that are under way, and may be of the same pages.
-  if (is_loading() && needs_files(key)) settle(mesh_.world().deadline() / 2);
+  if (is_loading() && needs_files(key)) publish_loads(mesh_.world().deadline() / 2);
   return match(key, after, InFiles::kWait);
 }
 

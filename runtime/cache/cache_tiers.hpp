@@ -153,7 +153,7 @@ class CacheTiers {
   std::int64_t start_loads(const PrefixKey& key, std::optional<Stream> after);
   void load_run(const PrefixKey& key, std::int64_t pages, std::int64_t here,
                 std::vector<Part>&& parts, std::optional<Stream> after);
-  void settle(std::chrono::milliseconds most);
+  void publish_loads(std::chrono::milliseconds most);
   static Arrival arrived(const Loading& loading);
   void end_loads(const Loading& loading);
   void publish_arrived(Loading& loading, std::int64_t pages);

@@ -9,7 +9,7 @@ namespace kvmesh {
 PrefixMatch CacheTiers::match_now(const PrefixKey& key, std::optional<Stream> after) {
   std::int64_t coming = 0;
   if (needs_files(key)) {
-    settle(std::chrono::milliseconds(0));
+    publish_loads(std::chrono::milliseconds(0));
     coming = start_loads(key, after) * key.rules().page_size;
   }
   PrefixMatch match = this->match(key, after, InFiles::kNo);
@@ -67,7 +67,7 @@ void CacheTiers::load_run(const PrefixKey& key, std::int64_t pages, std::int64_t
 /// Publishes what has come on all ranks. Releases the runs whose loads have ended on all: of those,
 /// the first page that has not come has failed on some rank. Waits for them, at most for `most`;
 /// after a wait it gives up what is late.
-void CacheTiers::settle(std::chrono::milliseconds most) {
+void CacheTiers::publish_loads(std::chrono::milliseconds most) {
   if (!is_loading()) return;
   const auto end = std::chrono::steady_clock::now() + most;
   std::vector<std::int64_t> mine;

@@ -67,7 +67,7 @@ std::vector<std::vector<PageCopy>> KvCache::State::start_moves(const Start& star
 std::int64_t KvCache::rebalance(std::int64_t limit) {
   require(limit >= 0, "rebalance of {} pages", limit);
   State& cache = state();
-  cache.side_moves.settle();
+  cache.side_moves.complete();
   return cache.complete_moves(cache.start_moves([&](std::size_t g, std::int64_t moves) {
     return cache.groups[g].allocator.start_rebalance(limit - moves);
   }));
@@ -125,7 +125,7 @@ Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
   const auto can_resize = [&](std::size_t g) {
     return cache.groups[g].allocator.can_resize(rank, sizes[g]);
   };
-  cache.side_moves.settle();
+  cache.side_moves.complete();
   cache.take_back_pages(can_resize);
   for (std::size_t g = 0; g < sizes.size(); ++g)
     if (const Result<Done> can = can_resize(g); !can) return can.reason();

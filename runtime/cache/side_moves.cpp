@@ -119,7 +119,7 @@ void SideMoves::give_up() {
   attempt_ = {};
 }
 
-void SideMoves::settle() {
+void SideMoves::complete() {
   Communicator& world = mesh_.world();
   while (is_under_way()) {
     // Others wait in the exchange meanwhile.

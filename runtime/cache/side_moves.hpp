@@ -58,7 +58,7 @@ class SideMoves {
   void give_up();
   /// Completes the moves that are under way. Blocks. Collective and @throws as proceed; also
   /// Timeout.
-  void settle();
+  void complete();
   /// Returns the pages that have moved since the last call, and those under way.
   MoveProgress take_progress();
 

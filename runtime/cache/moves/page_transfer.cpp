@@ -86,10 +86,10 @@ class Transfer {
 
 }  // namespace
 
-void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
-                   std::size_t group, std::string_view operation, std::optional<Stream> stream,
-                   Attempt attempt) {
+void transfer_pages(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
+                    Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
+                    std::size_t group, std::string_view operation, std::optional<Stream> stream,
+                    Attempt attempt) {
   if (copies.empty()) return attempt.rethrow();
   const PageMover mover(pools, group);
   const DeviceMoves between_ranks = backend.device_moves();
