@@ -20,12 +20,12 @@ void check_kept(const PageAllocator& allocator, const KeptTokens& tokens) {
   }
 }
 
-/// The sequence's length afterwards.
+/// Returns the sequence's length afterwards.
 std::int64_t length_with(const KeptTokens& tokens) {
   return tokens.begin + std::ssize(tokens.kept);
 }
 
-/// How many tokens stay where they are.
+/// Returns how many of the kept tokens stay in place.
 std::int64_t unmoved(const KeptTokens& tokens) {
   std::int64_t count = 0;
   for (std::int64_t position : tokens.kept) {
@@ -72,8 +72,8 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
       group.allocator.check_truncate(tokens.sequence, length_with(tokens));
     }
   }
-  // If a copy fails on this rank, the others make theirs, and exchange them with this one, and all
-  // ranks have the same lengths afterwards.
+  // If a copy fails on this rank, the other ranks still make their copies and exchange tokens with
+  // this one, so that all ranks have the same lengths afterwards.
   Attempt attempt;
   for (const KeptTokens& tokens : batch) {
     const std::int64_t first = tokens.begin + unmoved(tokens), end = length_with(tokens);

@@ -17,7 +17,8 @@ std::optional<Rank> first_without(Communicator& world, bool good, std::string_vi
 
 }  // namespace
 
-/// On every rank, or on none: the ranks exchange whether they have made their copies.
+/// The moves are finished on every rank or on none: the ranks exchange whether they have made their
+/// copies.
 std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy>> copies) {
   std::int64_t moved = 0;
   for (const std::vector<PageCopy>& of_group : copies) moved += std::ssize(of_group);
@@ -35,7 +36,8 @@ std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy
 }
 
 void KvCache::State::copy_moves(std::span<const std::vector<PageCopy>> copies, Attempt attempt) {
-  for (std::size_t g = 0; g < copies.size(); ++g)  // others wait for this rank in the next, too
+  // After a failure, too: the other ranks wait for this one in each group.
+  for (std::size_t g = 0; g < copies.size(); ++g)
     attempt.always([&] { make_copies(g, copies[g], "move pages", {}, attempt); });
   std::optional<Rank> failed;
   try {
@@ -137,7 +139,7 @@ Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
   Attempt attempt;
   if (rank == cache.mesh.page_rank()) {
     attempt([&] {
-      if (size.growth == Growth::kPieces) cache.wait_idle();  // earlier readers of what goes
+      if (size.growth == Growth::kPieces) cache.wait_idle();  // the pages that go may still be read
       cache.pools.resize(sizes);
     });
   }
