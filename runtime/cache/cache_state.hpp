@@ -111,7 +111,7 @@ class KvCache::State {
   /// the middle of the work. Does nothing with one kv rank.
   /// @throws Timeout, NcclError.
   void wait_for_peers();
-  /// wait_for_peers before memory is freed; drops the errors.
+  /// Calls wait_for_peers before memory is freed, and drops the errors.
   void let_go() noexcept;
 
   /// Returns the slots of these positions for a write to a layer of the group; tokens of other
