@@ -17,6 +17,8 @@ bool has_manner(Op op, Manner manner);
 /// Whether the rows are by Tables.
 bool is_by_tables(Manner manner);
 
+/// The options that the plans of all rows share.
+PlanOptions plan_options(const Options& options);
 /// The options of the plans of a row whose sequences each have `queries` newest queries.
 PlanOptions plan_options(const Workload& workload, const Options& options, std::int64_t queries);
 
