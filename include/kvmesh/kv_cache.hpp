@@ -239,9 +239,9 @@ class KvCache {
   ///     cache.release(match);   // ask again in a later step
   ///   }
   ///
-  /// The pages that are being loaded are held, as if by a sequence. They come back whether or not
-  /// someone asks again, and are published by any later call, for any key, that looks for pages in
-  /// files. Loads are given up if an operation needs their pages (which it gets although
+  /// The pages that are being loaded are held, as if by a sequence. They come back even if no later
+  /// call is for this key, and are published by any later call, for any key, that looks for pages
+  /// in files. Loads are given up if an operation needs their pages (which it gets although
   /// allocator().free_pages() does not count them), if rebalance or resize would move these pages,
   /// or if match_prefix has waited for them for half of the deadline. A later call starts them
   /// again. A file that could not be read on some rank is a miss on all, and counted there; these

@@ -1,4 +1,5 @@
-// One combine on the host, worked out once per step: who owns which rows, and how many go where.
+// One combine on the host, planned once per step: the owners of the rows, and how many rows go
+// where.
 #pragma once
 
 #include <cstdint>

@@ -350,8 +350,8 @@ typedef struct kvmesh_combine_options {
 KVMESH_API kvmesh_status_t kvmesh_combiner_create(kvmesh_mesh_t* mesh,
                                                   kvmesh_combiner_t** combiner);
 KVMESH_API void kvmesh_combiner_destroy(kvmesh_combiner_t* combiner);
-/* Partials as above; o [tokens, heads, v_dim] has the rows that `scatter` gives this rank, lse
-   (natural) is NULL if it is not wanted. Collective. */
+/* Partials are those of kvmesh_plan_attend; o [tokens, heads, v_dim] has the rows that `scatter`
+   gives this rank, lse (natural) is NULL if it is not wanted. Collective. */
 KVMESH_API kvmesh_status_t kvmesh_combiner_run(kvmesh_combiner_t* combiner,
                                                const kvmesh_tensor_t* partial_o,
                                                const kvmesh_tensor_t* partial_lse,
