@@ -139,8 +139,8 @@ std::int64_t PageAllocator::State::level(const Sequence& sequence, Leveled kind,
   return moved;
 }
 
-/// Returns whether the pages, all of a sequence, are on one rank that has as many over as `to`
-/// lacks, and are its alone.
+/// Returns whether all pages of a sequence can move to `to` together: they are on one rank, whose
+/// surplus they do not exceed, `to` lacks as many, and no other sequence shares them.
 bool PageAllocator::State::moves_whole(std::span<const PageId> pages, const Surplus& surplus,
                                        PageRank to) const {
   const PageRank home = pages.front().rank();
@@ -150,8 +150,8 @@ bool PageAllocator::State::moves_whole(std::span<const PageId> pages, const Surp
                               [&](PageId it) { return it.rank() != home || pools_.shared(it); });
 }
 
-/// Takes references to the cached pages past the new end that move. Of all cached pages there may
-/// be no room for some; the rank evicts its share of these.
+/// Pins the cached pages past the new end that move. If there is no room for all cached pages, the
+/// rank first evicts its share of those that have none.
 void PageAllocator::State::pin_cached(PageRank rank, std::int64_t pages) {
   std::int64_t room = pages - pools_.size(rank) + pools_.free_pages();
   for (std::int64_t rest = evicted_by(pools_, rank, room); rest > 0; --rest)
@@ -159,8 +159,8 @@ void PageAllocator::State::pin_cached(PageRank rank, std::int64_t pages) {
   for (const PageId page : prefixes_->cached_past(rank, pages)) pin_chain(page, room);
 }
 
-/// Pins a cached page and those before it in its chain, which must stay while it moves: a held page
-/// has held parents. Does nothing if there is no room for all of them.
+/// Pins a cached page and those before it in its chain, which must stay while it moves, because the
+/// parents of a held page are held. Does nothing if there is no room for all of them.
 bool PageAllocator::State::pin_chain(PageId page, std::int64_t room) {
   std::int64_t count = std::ssize(pins_);
   for (PageId it = page; it.valid() && !pools_.in_use(it); it = prefixes_->parent(it)) ++count;
@@ -190,7 +190,7 @@ void PageAllocator::State::order_move(PageId source, PageRank to) {
   moves_.push_back({source, page, options_.page_size});
 }
 
-/// Evicts what is cached past the new end, too.
+/// Resizes the pool, and evicts the cached pages past its new end.
 void PageAllocator::State::set_pool(PageRank rank, std::int64_t pages) {
   if (prefixes_) prefixes_->evict_past(rank, pages);
   pools_.resize(rank, pages);
@@ -213,7 +213,7 @@ std::int64_t PageAllocator::State::finish_moves() {
   return moved;
 }
 
-/// Moves what the prefix cache has of the page. Returns false, and drops the move, if neither a
+/// Moves the prefix cache's entry of the page. Drops the move and returns false if neither a
 /// sequence nor the cache has the page any more.
 bool PageAllocator::State::move_published(const PageCopy& move) {
   const bool is_cached = pools_.is_cached(move.source);

@@ -8,11 +8,19 @@
 namespace kvmesh {
 namespace {
 
-/// The state of an allocator that was not moved from.
+/// Returns the state of an allocator. @throws InvalidArgument if it was moved from.
 template <class State>
 State& of(const std::unique_ptr<State>& state) {
   require(state != nullptr, "page allocator: it was moved from");
   return *state;
+}
+
+/// Returns the pools of an allocator. @throws InvalidArgument if none of them has the page.
+template <class State>
+const PagePools& pools_with(PageId page, const std::unique_ptr<State>& state) {
+  const PagePools& pools = of(state).pools();
+  require(pools.contains(page), "page {}:{} is in no pool", page.rank().value, page.index());
+  return pools;
 }
 
 }  // namespace
@@ -230,27 +238,19 @@ std::int64_t PageAllocator::free_pages(PageRank rank) const {
 }
 
 std::int32_t PageAllocator::reference_count(PageId page) const {
-  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
-          page.index());
-  return of(state_).pools().reference_count(page);
+  return pools_with(page, state_).reference_count(page);
 }
 
 bool PageAllocator::is_writable(PageId page) const {
-  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
-          page.index());
-  return of(state_).pools().writable(page);
+  return pools_with(page, state_).writable(page);
 }
 
 bool PageAllocator::is_moving(PageId page) const {
-  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
-          page.index());
-  return of(state_).pools().is_moving(page);
+  return pools_with(page, state_).is_moving(page);
 }
 
 std::uint32_t PageAllocator::generation(PageId page) const {
-  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
-          page.index());
-  return of(state_).pools().generation(page);
+  return pools_with(page, state_).generation(page);
 }
 
 bool PageAllocator::is_current(PageId page, std::uint32_t generation) const {

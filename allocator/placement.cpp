@@ -97,10 +97,11 @@ class BalancedPlacement final : public PlacementPolicy {
     }
   }
 
-  /// A sequence that begins with a cached prefix stays where that is, unless another rank has room
-  /// for a whole home more: one prompt that all requests begin with would otherwise bring all of
-  /// them to one rank. There each home would evict whole chains, whose later pages are on all
-  /// ranks: a pool of few homes would leave these pages unused on the others.
+  /// A sequence that begins with a cached prefix stays on the prefix's rank, unless another rank
+  /// has room for a whole home more: a prompt that all requests begin with would otherwise bring
+  /// all of them to one rank. On a crowded rank each home would evict whole chains, whose later
+  /// pages are on all ranks; with pools of few homes these pages would stay unused on the other
+  /// ranks.
   void leave_crowded_home(SequencePlacement& sequence, const PagePools& pools) const {
     const PageRank home{sequence.anchor};
     PageRank best = home;
@@ -113,9 +114,9 @@ class BalancedPlacement final : public PlacementPolicy {
       sequence.anchor = best.value;
   }
 
-  /// Cached pages count as free; among ranks with as many, the one comes first that has more unused
-  /// ones, then the one whose cached pages are older. Else one rank would evict new pages while
-  /// others keep pages without use.
+  /// Cached pages count as free. Among ranks with as many free pages the one with more unused pages
+  /// comes first, then the one whose cached pages are older. Without this one rank would evict new
+  /// pages while others keep unused ones.
   static bool is_emptier(const PagePools& pools, PageRank a, PageRank b) {
     if (pools.room(a) != pools.room(b)) return pools.room(a) > pools.room(b);
     if (pools.unused_pages(a) != pools.unused_pages(b))

@@ -92,7 +92,7 @@ void PageAllocator::State::release(const PrefixMatch& match) {
   erase(match.pin);
 }
 
-/// Finds the published pages of the run. @throws what bring_back does.
+/// Finds the published pages of the run. @throws as bring_back.
 std::vector<PageId> PageAllocator::State::check_bring_back(const PrefixKey& key, std::int64_t pages,
                                                            std::span<const PageRank> homes) const {
   check_key(key);
@@ -145,7 +145,7 @@ PrefixMatch PageAllocator::State::bring_back(const PrefixKey& key, std::int64_t 
   return {.pin = id, .tokens = sequence.length};
 }
 
-/// The sequence holds the pages of a run that are published.
+/// Makes the sequence hold the published pages of a run.
 void PageAllocator::State::hold_published(Sequence& sequence, std::span<const PageId> run,
                                           std::size_t first) {
   std::size_t end = first;
@@ -160,8 +160,8 @@ void PageAllocator::State::hold_published(Sequence& sequence, std::span<const Pa
   }
 }
 
-/// Takes pages for the others. First those that must be on one rank: placement might take its last
-/// page.
+/// Takes new pages for the unpublished pages of a run: first those with a home, because placement
+/// might take the home's last page.
 void PageAllocator::State::take_missing(Sequence& sequence, std::span<const PageId> run,
                                         std::size_t first, std::span<const PageRank> homes) {
   for (const bool anywhere : {false, true}) {

@@ -1,7 +1,7 @@
 // Pages that move beside other operations, which change tables and free pages meanwhile. Such a
 // page is marked in the pools: it is not written in place, and its place is not handed out again
-// until the moves have ended. So what becomes of its sequences decides only whether its move is of
-// use.
+// until the moves have ended. So the fate of its sequences decides only whether its move has an
+// effect.
 #include <algorithm>
 #include <numeric>
 
@@ -78,9 +78,10 @@ std::span<const PageId> PageAllocator::State::unwritten_pages(const Sequence& se
   return std::span(sequence.pages).subspan(released, full - released);
 }
 
-/// A short sequence that moves leaves the page behind that it writes. That page follows when it is
-/// full, so it counts as if it were at home, and no other page moves in its stead. A page that
-/// forks share may have several homes.
+/// Counts the pages that a short sequence has not filled as if they were at its home. A sequence
+/// that moves leaves them behind, because steps write them, and they follow when they are full; so
+/// no other page moves in their place. A page that forks share is left out, because it may have
+/// several homes.
 void PageAllocator::State::count_at_home(const Sequence& sequence, Surplus& surplus) const {
   const SequencePlacement& placement = sequence.placement;
   if (options_.placement != Placement::kBalanced || placement.pages_on || sequence.is_match ||
@@ -112,9 +113,9 @@ std::int64_t PageAllocator::State::bring_home(const Sequence& sequence, std::int
   return moved;
 }
 
-/// As `level`, of the pages that steps do not write. Pages of a short sequence stay together as far
-/// as they can; one that moves whole has its home at the target from now on, to which later calls
-/// bring what is over `most`.
+/// As `level`, for the pages that steps do not write. Pages of a short sequence stay together as
+/// far as they can. A sequence that moves whole has its home at the target from now on; later calls
+/// bring the pages past `most` there.
 std::int64_t PageAllocator::State::move_beside(Sequence& sequence, Leveled kind, std::int64_t most,
                                                Surplus& surplus) {
   const std::span<const PageId> pages = unwritten_pages(sequence);
@@ -142,7 +143,7 @@ std::int64_t PageAllocator::State::move_beside(Sequence& sequence, Leveled kind,
 }
 
 /// Orders moves of the pages that levelling has left on the rank that is leaving: where pools are
-/// nearly full, it keeps the last free ones for pages that are to follow their sequences.
+/// nearly full, levelling keeps the last free pages for those that are to follow their sequences.
 std::int64_t PageAllocator::State::move_off(PageRank leaving, const Sequence& sequence,
                                             std::int64_t most) {
   std::int64_t moved = 0;
@@ -166,8 +167,8 @@ PageRank PageAllocator::State::roomiest_but(PageRank leaving) const {
   return best;
 }
 
-/// Returns `last` while it lacks pages and has free ones; else the rank of these that lacks the
-/// most, or a negative one if there is none.
+/// Returns `last` while it lacks pages and has free ones. Otherwise returns, among the ranks with
+/// free pages, the one that lacks the most; a negative rank if none lacks any.
 PageRank PageAllocator::State::next_target(PageRank last, const Surplus& surplus) const {
   const auto takes = [&](PageRank rank) {
     return rank.value >= 0 && surplus[rank] < 0 && pools_.free_pages(rank) > 0;
@@ -179,9 +180,10 @@ PageRank PageAllocator::State::next_target(PageRank last, const Surplus& surplus
   return best;
 }
 
-/// Orders moves of cached pages of the rank that is leaving, at most `most`, to pages that hold
-/// nothing: of the most recently used ones that there is room for, those that were used the longest
-/// ago. Each arrives as the last one to be evicted, so the order stays over several calls.
+/// Orders moves of at most `most` cached pages from the rank that is leaving to pages that hold
+/// nothing. Of the most recently used pages that there is room for, those used the longest ago move
+/// first: each arrives as the last one to be evicted, so the order stays the same over several
+/// calls.
 void PageAllocator::State::move_cached(PageRank leaving, std::int64_t most) {
   std::vector<std::int64_t> room(static_cast<std::size_t>(pools_.ranks()));
   for (PageRank rank{0}; rank.value < pools_.ranks(); ++rank.value)
@@ -198,14 +200,14 @@ void PageAllocator::State::move_cached(PageRank leaving, std::int64_t most) {
   }
 }
 
-/// The source is marked at once: an eviction for a later destination may free it.
+/// Marks the source at once, because an eviction for a later destination may free it.
 void PageAllocator::State::order_side_move(PageId source, PageRank to) {
   pools_.begin_move(source);
   order_move(source, to);
 }
 
-/// The sequences that hold moving pages copy these before they write to them, and plans that were
-/// to write to them are stale.
+/// Makes sequences that hold moving pages copy them before they write to them, and makes plans that
+/// would write to them stale.
 void PageAllocator::State::mark_holders() {
   sequences_.for_each([&](SequenceId, Sequence& sequence) {
     const auto is_moving = [&](PageId page) { return targets_[place(page)].valid(); };

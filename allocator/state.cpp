@@ -126,8 +126,8 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_append(
   if (Result<Done> can = can_append(requests); !can) return can.reason();
   std::vector<PageCopy> copies = std::move(copies_);
 
-  // Copies first: they want pages of one rank each, new pages can be on any. Lengths last: a copy
-  // counts the tokens that its page holds before the append.
+  // Copies first: each needs a page of one rank, while new pages can be on any. Lengths last: a
+  // copy counts the tokens that its page holds before the append.
   for (const Growth& growth : growths_) {
     Sequence& sequence = *growth.sequence;
     if (!sequence.may_share || growth.appends == 0 || sequence.length % options_.page_size == 0)
@@ -183,9 +183,9 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId
   return copies;
 }
 
-/// The pages [first, last) that make_writable of positions [begin, end) is about: a sequence that
-/// writes to one of its published pages leaves the later ones, too, since these name the tokens
-/// before them. Pages behind the window are no more.
+/// Returns the pages [first, last) that make_writable of positions [begin, end) replaces unless
+/// they are writable. A sequence that writes to one of its published pages leaves the later ones,
+/// too, since their hashes include the tokens before them. Pages behind the window are left out.
 std::pair<std::int64_t, std::int64_t> PageAllocator::State::pages_to_own(const Sequence& sequence,
                                                                          std::int64_t begin,
                                                                          std::int64_t end) const {
@@ -243,8 +243,8 @@ std::int64_t PageAllocator::State::pages_for(std::int64_t tokens) const {
   return tokens / options_.page_size + (tokens % options_.page_size != 0);
 }
 
-/// How many pages the sequence lacks for `tokens` tokens in all. `tokens` may be the sum of two
-/// int64; the result still is one, since the sequence has pages for at least one of the two.
+/// Returns how many pages the sequence lacks for `tokens` tokens in all. `tokens` may be the sum of
+/// two int64; the result still is one, since the sequence has pages for at least one of the two.
 std::int64_t PageAllocator::State::missing_pages(const Sequence& sequence,
                                                  std::uint64_t tokens) const {
   if (tokens <= static_cast<std::uint64_t>(capacity(sequence))) return 0;
@@ -281,9 +281,9 @@ std::int64_t PageAllocator::State::plan_append(std::span<const AppendRequest> re
   return saturating_add(asked, plan_tail_copies());
 }
 
-/// How many copies the last pages of the batch need that are shared, published or moving: one for
-/// each sequence of the batch, but when all that share a page which is neither published nor moving
-/// are in the batch, the last of them keeps it.
+/// Returns how many copies the batch needs of last pages that are shared, published or moving: one
+/// per sequence of the batch. But if all sequences that share a page are in the batch, the last of
+/// them keeps it, unless it is published or moving.
 std::int64_t PageAllocator::State::plan_tail_copies() {
   std::int64_t copies = 0;
   std::sort(shared_tails_.begin(), shared_tails_.end());

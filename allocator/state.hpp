@@ -196,10 +196,10 @@ class PageAllocator::State {
 
   // Moves in progress.
   Moving moving_ = Moving::kNone;
-  std::optional<PoolSize> resized_;  // the pool that has another size now, as it was
+  std::optional<PoolSize> resized_;  // the pool that was resized, with its old size
   std::vector<PageCopy> moves_;
   std::vector<PageId> pins_;  // cached pages that move or must stay, the most recently used first
-  std::vector<PageId> targets_;  // [ranks * pages_per_rank] of moving pages; else invalid
+  std::vector<PageId> targets_;  // [place(page)] where a moving page goes; else invalid
 
   // Scratch of one operation, kept for its memory; no part of the state.
   std::uint64_t batch_ = 0;

@@ -12,14 +12,14 @@ namespace kvmesh {
 /// lacks pages.
 class Surplus {
  public:
-  /// The pages that remain of the division stay where the most are over. `leaving` has no share; a
-  /// negative rank: none is.
+  /// The remainder of the division goes, page by page, to the ranks with the largest surplus.
+  /// `leaving` has no share; if it is negative, no rank is leaving.
   explicit Surplus(const PagePools& pools, PageRank leaving = PageRank{-1});
 
   std::int64_t operator[](PageRank rank) const { return pages_[at(rank)]; }
   /// Whether a rank holds over a 64th more than its share, or lacks over an eighth of it. The first
   /// keeps the fullest rank, for which steps wait, within 1.02 of the mean. The second fills a rank
-  /// that has come back, of which each of many others lacks little.
+  /// that has come back while each of many other ranks has only a small surplus.
   bool is_uneven() const;
   /// The pages that must move until each rank has its share.
   std::int64_t total() const;

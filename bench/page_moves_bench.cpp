@@ -1,7 +1,7 @@
 // Measures moves of pages on a GPU beside plain copies of as many bytes, turn by turn in one run.
 //
 //   page_moves_bench [pages]       each page has 32 layers of 2 planes: 8 heads, 16 tokens, 256
-//   bytes
+//                                  bytes
 //
 // With a second GPU also moves that read its pool over the link, as the rank does whose pages come.
 // Pages and their images lie in random order, as after a while of serving. Gigabytes per second,

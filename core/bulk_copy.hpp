@@ -8,11 +8,11 @@ namespace kvmesh {
 
 /// Copies pieces. If all together are more than a cache keeps, they are written past the caches: a
 /// plain copy reads every line of the destination before it writes it, unless it is one piece of
-/// tens of megabytes. What was written is seen by other threads after the destructor, as they see
-/// any write.
+/// tens of megabytes. After the destructor the written bytes are visible to other threads like
+/// those of any write.
 class BulkCopy {
  public:
-  /// Less is often used soon, from a cache.
+  /// Fewer bytes are often used soon, from a cache.
   static constexpr std::size_t kCachedBytes = 4 << 20;
 
   explicit BulkCopy(std::size_t bytes_of_all) : is_uncached_(bytes_of_all > kCachedBytes) {}
@@ -23,7 +23,7 @@ class BulkCopy {
   BulkCopy& operator=(const BulkCopy&) = delete;
 
   /// Also fetches as many bytes from `next` on, if the caller says which piece it will read then.
-  /// Of a piece of a few KiB, the nearest cache has both afterwards. REQUIRES: the two ranges do
+  /// If the piece has a few KiB, the nearest cache has both afterwards. REQUIRES: the two ranges do
   /// not overlap.
   void operator()(void* to, const void* from, std::size_t bytes, const void* next = nullptr) const {
     if (is_uncached_) return copy_uncached(to, from, bytes, next);

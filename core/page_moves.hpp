@@ -37,8 +37,8 @@ struct PageMoves {
   /// [moves] where the rows of the packed end begin, in host memory; empty: both ends are pools.
   std::span<std::byte* const> packed{};
   bool packs = false;  ///< the packed end is the destination
-  /// Of the packed end's memory, if it must live until the moves are done though the host has
-  /// stopped to wait for them; null: the caller keeps it alive.
+  /// Owns the packed end's memory, if that must live until the moves are done although the host has
+  /// stopped waiting for them; null: the caller keeps it alive.
   std::shared_ptr<const void> packed_owner{};
 };
 

@@ -36,7 +36,7 @@ void PagePools::resize(PageRank rank, std::int64_t size) {
   std::ranges::fill(handed_out_, 0);
   const std::int32_t before = std::exchange(sizes_[at(rank)], wanted);
   if (wanted >= before) return list_free_pages(rank, before);
-  // Unlinks the free pages that the rank has no more; the others keep their order.
+  // Unlinks the free pages past the pool's new end; the others keep their order.
   for (std::int32_t* next = &heads_[at(rank)]; true;) {
     // A list's links are complements, its head is not.
     const bool is_head = next == &heads_[at(rank)];

@@ -130,13 +130,13 @@ class PagePools {
     put_on_list(page);
   }
 
-  /// The page is copied from now on, so it is neither handed out nor writable. REQUIRES: it is held
-  /// or cached, and not moving.
+  /// Marks the page as being copied: it is neither handed out nor writable then. REQUIRES: it is
+  /// held or cached, and not moving.
   void begin_move(PageId page) {
     if (is_cached(page)) count_cached(page.rank(), -1);
     links_[at(page)] |= kMoving;
   }
-  /// The copy has ended: the page is free if no one holds it and it is not cached.
+  /// The copy has ended: frees the page if no sequence holds it and it is not cached.
   void end_move(PageId page) {
     const std::int32_t link = links_[at(page)] &= ~kMoving;
     if (link == 0) return put_on_list(page);

@@ -110,7 +110,7 @@ bool EvictionQueues::hit_at_least(EvictionPages& all, PageSlot slot, int hits) c
   return true;
 }
 
-/// With the default order alone. Returns whether the page had fewer.
+/// Used by the default order alone. Returns whether the page had fewer hits.
 bool EvictionQueues::raise_hits(EvictionPages::Page& page, int hits) const {
   hits = std::min(hits, ReuseTimes::kMostHits);
   if (policy_ != Eviction::kHits || page.hits >= hits) return false;

@@ -23,7 +23,8 @@ struct EvictionPages {
   };
   /// `count` is the number of pages of all ranks.
   EvictionPages(Eviction policy, PageSlot count);
-  /// For about `count` pages that the owner adds to `pages`, which is empty, as they come.
+  /// For an owner that adds its pages, about `count`, to `pages` as they come; `pages` is empty at
+  /// first.
   EvictionPages(Eviction policy, PageSlot count, std::uint64_t most_ghosts);
 
   std::vector<Page> pages;  // [slot]
@@ -39,14 +40,15 @@ class EvictionQueues {
   EvictionQueues(Eviction policy, std::int64_t pages);
   void resize(std::int64_t pages);
 
-  /// The page is new in the index. `may_continue`: pages after it may call continued().
+  /// Adds a page that is new in the index. `may_continue`: continued() may be called for it.
   void added(EvictionPages& all, PageSlot slot, const PageHash& hash, bool may_continue);
   /// A new page continues the page. REQUIRES: it is in no queue.
   void continued(EvictionPages& all, PageSlot slot) const;
   /// A lookup found the page. REQUIRES: it is in no queue.
   void hit(EvictionPages& all, PageSlot slot) const;
-  /// A page that continues this one has `hits` hits. Those were hits of this page, too, also if
-  /// its ghost was forgotten. Returns whether it had fewer. REQUIRES: it is in no queue.
+  /// Raises the page's hits to `hits`, the number of a page that continues it: those were hits of
+  /// this page, too, even if its ghost was forgotten. Returns whether it had fewer. REQUIRES: it is
+  /// in no queue.
   bool hit_at_least(EvictionPages& all, PageSlot slot, int hits) const;
   /// The last sequence left the page.
   void released(EvictionPages& all, PageSlot slot);
@@ -54,7 +56,7 @@ class EvictionQueues {
   void taken(EvictionPages& all, PageSlot slot);
   /// Returns the page to evict. REQUIRES: size() > 0.
   PageSlot victim(EvictionPages& all);
-  /// A page of a queue is evicted.
+  /// Removes an evicted page from its queue.
   void evicted(EvictionPages& all, PageSlot slot, const PageHash& hash);
   /// The kind of page of the default order, which is also its queue.
   static int kind(const EvictionPages::Page& page) {

@@ -9,8 +9,8 @@
 
 namespace kvmesh {
 
-/// An evicted page: how often it was hit, whether it was not and no page had continued it, and a
-/// time modulo kTimes.
+/// An evicted page: its hits, whether it was an end (a page without hits that no page had
+/// continued), and a time modulo kTimes.
 struct Ghost {
   static constexpr std::uint32_t kTimes = 1u << 29;
   std::uint32_t hits : 2 = 0;

@@ -25,9 +25,9 @@ class OpenWaits {
   /// REQUIRES: first() <= cell <= current().
   const Counts& operator[](std::uint64_t cell) const { return counts_[place(cell)]; }
 
-  /// REQUIRES: as above.
+  /// Counts a wait. REQUIRES: first() <= cell <= current().
   void add(int kind, std::uint64_t cell) { ++at(cell, kind); }
-  /// Returns false if there is none.
+  /// Takes a wait back. Returns false if there is none.
   bool take(int kind, std::uint64_t cell) {
     if (cell + cells_ <= current_) return false;
     std::uint32_t& count = at(cell, kind);
@@ -35,7 +35,7 @@ class OpenWaits {
     --count;
     return true;
   }
-  /// The next cell begins. Returns the counts of the one that is not kept any more.
+  /// Begins the next cell. Returns the counts of the cell that is not kept any more.
   Counts advance() {
     ++current_;
     return current_ < cells_ ? Counts{} : std::exchange(counts_[place(current_ - cells_)], {});

@@ -39,8 +39,8 @@ class PrefixCache final : public PageKeeper {
   PrefixCache(const AllocatorOptions& options, PagePools& pools, EvictionLog& evictions);
 
   /// Finds the longest published run of the key with at most `most` tokens, its last, partly equal
-  /// page included. With a window, the run has whole pages, and those alone that the next query
-  /// sees; of states, the one that is of all of the run's tokens.
+  /// page included. With a window, the run has whole pages, and only those that the next query
+  /// sees; with states, only the state of all of the run's tokens.
   PrefixRun find(const PrefixKey& key, std::int64_t most);
   /// Counts a hit of pages that a sequence has just taken.
   void hit(std::span<const PageSlot> pages);
@@ -77,13 +77,13 @@ class PrefixCache final : public PageKeeper {
 
   /// Returns whether pages have parents.
   bool is_tree() const { return window_ == 0 && !has_states_; }
-  /// The published page before it; invalid if there is none.
+  /// Returns the published page before this one; an invalid page if there is none.
   PageId parent(PageId page) const {
     const PageSlot parent = index_.parent(slot(page));
     return parent == kNoSlot ? PageId{} : this->page(parent);
   }
-  /// The rank's cached pages from index `first` on: those of high priority, and then those that
-  /// were used last, first.
+  /// Returns the rank's cached pages from index `first` on, by falling priority, and among equal
+  /// priorities the most recently used first.
   std::vector<PageId> cached_past(PageRank rank, std::int64_t first) const;
 
   /// Returns all published pages, in the order of their ids.

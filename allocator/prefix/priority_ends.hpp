@@ -10,8 +10,8 @@
 
 namespace kvmesh {
 
-/// A heap, the earliest end first. Each end has a stamp, which its page keeps: an end whose page
-/// has another stamp meanwhile is void.
+/// A heap with the earliest end first. Each end has a stamp, which its page keeps; an end is void
+/// once its page has another stamp.
 class PriorityEnds {
  public:
   /// Makes room for `more` ends; drops void ones if that is enough. `stamp(slot)` returns the
@@ -43,7 +43,7 @@ class PriorityEnds {
     }
   }
 
-  /// The page of slot s is in slot `target(s)` now.
+  /// Records that the page of each slot s is in slot `target(s)` now.
   template <class Target>
   void move(const Target& target) {
     for (End& end : ends_) end.slot = target(end.slot);

@@ -54,7 +54,8 @@ std::int64_t ReuseTimes::credit(int kind, bool is_patient) const {
   return learned + (kind == kEnd ? kPatienceForEnds : kPatience) * pages;
 }
 
-/// The waits that have not ended and have come to the bucket. Those of a cell are spread over it.
+/// Returns the waits that have not ended and have come to the bucket. Those of a cell are spread
+/// evenly over the cell.
 ReuseTimes::Counts ReuseTimes::waiting_in(std::size_t bucket) const {
   const std::uint64_t begin = edge(bucket), end = edge(bucket + 1);
   Counts waiting{};

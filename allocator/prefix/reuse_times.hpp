@@ -13,28 +13,30 @@
 
 namespace kvmesh {
 
-/// Learns how much longer than others a cache should keep pages of a kind. Its clock is the number
-/// of pages published so far.
+/// Learns how much longer a cache should keep pages of one kind than those of another. Its clock is
+/// the number of pages published so far.
 ///
-/// Each use of a page starts a wait, which its next use ends, also if the page was evicted
-/// meanwhile and a ghost remembers it. The kind of a page is the number of its hits, or
-/// kEnd: it has none, and no page has continued it. Waits are counted by the kind that the page had
-/// when they started. The counts give, for a limit on the waits of a kind, the number of pages that
-/// wait, which is the room that they take, and the number of hits. The learned credit is the
-/// difference between two limits, of those that together fill the pool and give the most hits.
+/// Each use of a page starts a wait, which its next use ends, even if the page was evicted
+/// meanwhile and only a ghost is left of it. The kind of a page is the number of its hits, or kEnd:
+/// it has none, and no page has continued it. Waits are counted by the kind that the page had when
+/// they started. The counts give, for a limit on the waits of a kind, the number of pages that
+/// wait, which is the room that they take, and the number of hits. The learned credit of a kind is
+/// the difference between its limit and that of pages without hits, where the limits of all kinds
+/// together fill the pool and give the most hits.
 ///
-/// It is too small while few long waits were seen. So there are patient credits, too, which are
-/// larger for pages with hits and smaller for ends. A TrialCache for each counts the hits that
-/// it would have had, and credit() is of the one with more.
+/// Learned credits are too small while few long waits were seen. So there are patient credits, too,
+/// which are larger for pages with hits and smaller for ends. A TrialCache for each of the two
+/// counts the hits that it would have had, and credit() returns the credit of the one with more
+/// hits.
 ///
 /// All ranks compute the same, by integers that all of them have.
 class ReuseTimes {
  public:
   static constexpr int kMostHits = 3;  ///< more hits count as this many
   static constexpr int kEnd = 4;       ///< the kind of a page without hits that none has continued
-  static constexpr int kGhostsOfPage = 16;  ///< the ghosts that it needs for each page
+  static constexpr int kGhostsOfPage = 16;  ///< ghosts that must be kept per page of the cache
 
-  /// `pages`: of all ranks. REQUIRES: later sizes are not larger.
+  /// `pages` is the number of pages of all ranks. REQUIRES: later sizes are not larger.
   explicit ReuseTimes(std::int64_t pages);
   void resize(std::int64_t pages) { pages_ = static_cast<std::uint64_t>(pages); }
 
@@ -46,14 +48,14 @@ class ReuseTimes {
     ++started_[static_cast<std::size_t>(kind)];
     wait(kind, waits_.current());
   }
-  /// A page whose wait started at this time is of another kind.
+  /// The kind of a page changes whose wait started at this time.
   void changed(int from, int to, std::uint64_t start) {
     std::uint64_t& count = started_[static_cast<std::size_t>(from)];
     count -= count > 0 ? 1 : 0;
     ++started_[static_cast<std::size_t>(to)];
     if (const std::uint64_t cell = start / cell_; wait_no_more(from, cell)) wait(to, cell);
   }
-  /// A page was used until now. Its wait had started at this time, and starts anew.
+  /// The wait of a page that was used until now, which had started at `start`, starts anew.
   void released(int kind, std::uint64_t start) {
     if (start != now_ && wait_no_more(kind, start / cell_)) wait(kind, waits_.current());
   }
@@ -140,8 +142,8 @@ class ReuseTimes {
   std::uint64_t now_ = 0, next_;
   std::uint64_t counted_ = 0;  // pages published while the counts grew, as they are halved
   std::array<std::int64_t, kKinds> credits_;
-  // Waits: that have not ended; all that started; those that ended, by their length; those that
-  // lasted longer than is counted.
+  // Counts of waits: those that have not ended; all that started; those that ended, by their
+  // length; those too long to count.
   OpenWaits waits_;
   Counts started_{};
   std::array<Counts, kBuckets> ended_{};

@@ -1,11 +1,11 @@
 // The interface of all ways to combine partials: planned once per step, run once per layer.
 //
-//   kind      folder    moves the rows by
-//   kHost     host/     the ranks' communicator, between host memories
-//   kStaged   staged/   copies to the host, the host's way, copies back: GPUs without a common NCCL
-//   kNccl     nccl/     NCCL, between GPUs
-//   kPeer     peer/     stores into the owners' mapped memory, between GPUs of one host
-//   kHierarchical  hierarchical/  within hosts first, then between them
+//   kind           folder         moves the rows by
+//   kHost          host/          the ranks' communicator, between host memories
+//   kStaged        staged/        copies to the host, the host's way, copies back
+//   kNccl          nccl/          NCCL, between GPUs
+//   kPeer          peer/          stores into the owners' mapped memory, between GPUs of one host
+//   kHierarchical  hierarchical/  other ways: first within each host, then between the hosts
 //
 // A new way is a folder here, a kind, a line in the tables of way_strategies.cpp and
 // choice/choose_way.cpp, and a case in CombineWays::make; the contract suite tests it like the
@@ -53,9 +53,9 @@ class CombineWay {
   /// rank's differs. Collective.
   virtual void run(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
 
-  /// Returns the tensors, of float32, in which partials lie as this way sends them: `run` takes a
-  /// partial in them as it is, and copies others first. Empty if the plan has none. Their strides
-  /// are any, so `check_run` does not take them. REQUIRES: a plan.
+  /// Returns the float32 tensors in which partials lie as this way sends them: `run` sends a
+  /// partial in these tensors as it is, and copies any other one first. Empty if the plan has none.
+  /// `check_run` does not accept them, because they may have any strides. REQUIRES: a plan.
   virtual std::optional<Partial> sent_tensors() const { return std::nullopt; }
 
   /// Whether the kernels of attention may store the plan's rows themselves, so that partials need
@@ -66,8 +66,9 @@ class CombineWay {
   /// @throws what `run` throws before anything is sent.
   virtual CombineTarget target();
 
-  /// The rest of such a run. REQUIRES: the kernel before on `stream` has stored the rows at
-  /// `target()`, and lets this way's kernel begin only after it has waited for its predecessor.
+  /// Runs the rest of a combine whose rows were sent. REQUIRES: the last kernel on `stream` stores
+  /// the rows at `target()`, and lets this way's kernel begin only after it has waited for its own
+  /// predecessor.
   /// @throws as `run`. Collective.
   virtual void run_sent(const CombineOutput& output, Stream stream);
 

@@ -22,7 +22,7 @@ bool take(std::string_view& text, std::string_view prefix) {
 
 }  // namespace
 
-// A name ends at the first comma outside of brackets. Of each bracket its first number counts, with
+// A name ends at the first comma outside of brackets. A bracket stands for its first number, with
 // the zeros before it.
 std::string first_slurm_host(std::string_view nodes) {
   std::string host;

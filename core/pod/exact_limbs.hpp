@@ -7,7 +7,7 @@
 //
 // A term y, in units of the top bin and below 2^39, leaves in each limb an integer of at most 2^19.
 // The integer comes out of a float32 addition: y + offset has it in its low bits, rounded to
-// nearest, ties to even. What is left of y has fewer bits than y, so it is exact. The sums of the
+// nearest, ties to even. The remainder of y has fewer bits than y, so it is exact. The sums of the
 // bits also count the offset's own bits once per term, which are taken off in the end. The limbs
 // then make the integers that add_term of exact_bins.hpp makes.
 #pragma once

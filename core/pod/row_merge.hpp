@@ -26,10 +26,9 @@ constexpr float merge_weight(float lse, float merged, const Exp& exp) {
   return lse == kNoKeys ? 0.0f : exp(lse - merged);
 }
 
-/// The LSE of a row with a sink: a term of the softmax's denominator that has no value. Of the
-/// partials that are merged one counts it. `lse` is without it; -inf is no sink. `exp` and `log`
-/// are the caller's. Source: Xiao et al., Efficient streaming language models with attention sinks,
-/// 2023.
+/// The LSE of a row with a sink: a term of the softmax's denominator that has no value. Exactly one
+/// of the merged partials counts it. `lse` is without it; -inf is no sink. `exp` and `log` are the
+/// caller's. Source: Xiao et al., Efficient streaming language models with attention sinks, 2023.
 template <class Exp, class Log>
 constexpr float lse_with_sink(float lse, float sink, const Exp& exp, const Log& log) {
   const float shift = merge_shift(lse < sink ? sink : lse);

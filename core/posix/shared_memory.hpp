@@ -30,7 +30,7 @@ struct MemoryHandle {
   posix_memory::Ticket posix;  ///< On the CPU: for other processes.
   bool has_ipc = false;        ///< On a GPU: for other processes.
   std::array<std::byte, 64> ipc{};
-  DescriptorPlace pieces{};  ///< Of memory in pieces, on a GPU: for other processes.
+  DescriptorPlace pieces{};  ///< On a GPU, for memory in pieces: for other processes.
 };
 
 /// Owns an uninitialised block. The block exists until its owner and all ranks that mapped it have

@@ -71,10 +71,10 @@ struct PageCopy {
 
 /// See PageAllocator::start_rebalance_now.
 struct RebalanceOptions {
-  /// The most pages that are on their way at once. 0: no moves are started.
+  /// The most pages that move at once. 0: no moves are started.
   std::int64_t limit = 0;
-  /// A rank that will be drained: its share of the pages is none, and sequences that grow get pages
-  /// of it only if the others have none. A negative rank: none is leaving.
+  /// A rank that will be drained: its share of the pages is 0, and sequences that grow get its
+  /// pages only if no other rank has any. A negative rank: none is leaving.
   PageRank leaving{-1};
 };
 
@@ -163,10 +163,10 @@ class PageAllocator {
   Result<Done> can_append(std::span<const AppendRequest> requests);
   Result<Done> can_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
 
-  /// Gives up the pages whose positions are all behind the window of a query at `first_query`,
-  /// which is the earliest to come: their entries of the page table become invalid. A page is free
-  /// when no sequence holds it; a published one is cached. Not part of the digest if there is no
-  /// such page. REQUIRES: AllocatorOptions::window; 0 <= first_query <= length.
+  /// Gives up the pages whose positions are all behind the window of a query at `first_query`, the
+  /// earliest query to come: their entries of the page table become invalid. A page is free when no
+  /// sequence holds it; a published one is cached. Not part of the digest if there is no such page.
+  /// REQUIRES: AllocatorOptions::window; 0 <= first_query <= length.
   /// @throws UnknownSequence, InvalidArgument.
   void slide_window(SequenceId sequence, std::int64_t first_query);
   /// Gives up the positions before `first`, as slide_window does: their pages, and the first slots
@@ -199,9 +199,9 @@ class PageAllocator {
 
   /// Finds the longest run of published pages with at most `most` of the key's tokens, on whichever
   /// ranks they are, and pins it. The run may end with the first tokens of a page. With a window,
-  /// it ends with a whole page, and has only the pages that the next query sees. Of states, it ends
-  /// where a state was published, and has that alone. REQUIRES: the
-  /// prefix cache is enabled; the key has this allocator's rules.
+  /// it ends with a whole page, and has only the pages that the next query sees. With states, it
+  /// ends where a state was published, and has that state alone. REQUIRES: the prefix cache is
+  /// enabled; the key has this allocator's rules.
   /// @throws InvalidArgument.
   PrefixMatch match_prefix(const PrefixKey& key, std::int64_t most = kAllTokens);
   /// The tokens of the run that match_prefix would find. @throws InvalidArgument.
@@ -279,25 +279,27 @@ class PageAllocator {
   /// pages, too, to where nothing is evicted for them. A short sequence's other pages follow it in
   /// later calls. States do not move.
   ///
-  /// Ranks are levelled if one holds over a 64th more than its share or lacks over an eighth of it,
-  /// so those with a share of fewer than 64 pages as start_rebalance does. Without this slack,
-  /// where sequences come and go, pages would move in nearly every call, for a balance that steps
-  /// do not notice. The limit may end the levelling anywhere below that. Full pages leave a rank
-  /// that is leaving as long as any other has a free one.
+  /// Ranks are levelled if one holds over a 64th more than its share or lacks over an eighth of it;
+  /// with shares of fewer than 64 pages they are levelled as start_rebalance does. Without this
+  /// slack, where sequences come and go, pages would move in nearly every call, for a balance that
+  /// steps do not notice. The limit may end the levelling earlier. Full pages leave a rank that is
+  /// leaving as long as any other has a free one.
   ///
-  /// A page that is being copied is not writable in place: who writes to it gets a copy of it. Its
-  /// place is not handed out again before the moves end; freed or evicted, it counts as free from
-  /// then on. finish_moves changes the tables that still have it, and moves what the prefix cache
-  /// has of it; without them its move has no effect. The versions of sequences that hold such pages
-  /// change in both calls, so plans from before this one do not write to them.
+  /// A page that is being copied is not writable in place: a sequence that writes to it gets a copy
+  /// of it. Its place is not handed out again before the moves end; a page that is freed or evicted
+  /// meanwhile counts as free from then on. finish_moves changes the page tables and the entry of
+  /// the prefix cache that still have the page; if none has it, the move has no effect. The
+  /// versions of sequences that hold such pages change in both calls, so plans made before this
+  /// call do not write to them.
   ///
   /// The leaving rank stays so, for placement and these moves, until a call says otherwise, or a
   /// start_resize of it is finished.
-  /// Without pages to move no moves are in progress. O(all pages that sequences hold).
+  /// If no page is to move, no moves are in progress afterwards. O(all pages that sequences hold).
   /// @throws InvalidArgument for a negative limit, and for a rank that does not exist.
   std::vector<PageCopy> start_rebalance_now(const RebalanceOptions& options);
-  /// Gives the pages up that such moves copy to, because others need them. The copied pages are not
-  /// handed out before cancel_moves: call it when no copy is made any more.
+  /// Gives up the pages that moves of start_rebalance_now copy to, because an operation needs them.
+  /// The pages that were copied are not handed out before cancel_moves: call that when no copy is
+  /// under way.
   /// @throws InvalidArgument without moves of start_rebalance_now, and if they were given up.
   void give_up_moves();
   /// Returns how many pages have moved. @throws InvalidArgument if no moves were started, and if

@@ -42,8 +42,8 @@ struct AttentionBatch {
   std::vector<std::int64_t> q_positions;  ///< [tokens]; empty: kv_len - q_len + i, the newest
   std::vector<std::int64_t> page_indptr;  ///< [batch + 1], first 0
   std::vector<LocalPage> pages;
-  /// [batch]; whether this rank counts the sinks of the sequence's rows, which one rank must.
-  /// Empty: of all.
+  /// [batch]; whether this rank counts the sinks of the sequence's rows. Exactly one rank must.
+  /// Empty: it counts those of all sequences.
   std::vector<bool> counts_sinks{};
 };
 

@@ -40,12 +40,12 @@ struct LayerGroup {
 };
 
 /// A value of CacheOptions::home_threshold_tokens: the number of tokens from which one sequence,
-/// alone in a step, takes less time on all ranks than on one, by what was measured. The keys and
-/// values that a rank then need not read, at the rate of its memory, are weighed against a combine
-/// of one query's rows, both from the table of ways (docs/design.md). It is 2048 where the table
-/// has not both (on CPUs, and where there is no choice of ways) and in reproducible caches, which
-/// use no table. All ranks have the same; it may differ from machine to machine, and when ways are
-/// measured anew. KvCache::options has the number.
+/// alone in a step, takes less time on all ranks than on one, by what was measured. It weighs the
+/// time to read the keys and values that a rank then need not read against the time of a combine of
+/// one query's rows; both times come from the table of ways (docs/design.md). The number is 2048
+/// where the table lacks one of them (on CPUs, and where there is no choice of ways) and in
+/// reproducible caches, which use no table. It is equal on all ranks, but may differ from machine
+/// to machine, and when ways are measured anew. KvCache::options returns it.
 inline constexpr std::int64_t kMeasuredHomeThreshold = -2;
 
 /// The options of a cache, equal on every rank except for the amount of memory. Heads are the whole
@@ -65,9 +65,9 @@ struct CacheOptions {
   /// part among them.
   double memory_fraction = 0;
   /// The most pages that KvCache::resize can give this rank's pools, whose addresses are reserved;
-  /// 0, or less than the pools begin with: as many as these. On a GPU their memory then comes in
-  /// pieces of at least 2 MiB for each layer and plane; where the driver gives none, the pools keep
-  /// the pages that they begin with.
+  /// 0, or fewer than the pools begin with: as many as they begin with. On a GPU their memory then
+  /// comes in pieces of at least 2 MiB for each layer and plane; where the driver gives none, the
+  /// pools keep the pages that they begin with.
   std::int64_t max_pages_per_rank = 0;
   Dtype dtype = Dtype::kBFloat16;
   /// Latent pages (MLA) hold the key alone: the value is its first v_dim elements.

@@ -49,7 +49,7 @@ enum class WayKind : std::uint8_t {
   kNccl,    ///< GPUs: NCCL.
   kPeer,    ///< GPUs of one host: stores into one another's memory, over NVLink.
   /// First within each host and then between them: a row leaves a host once, not once per rank. On
-  /// CPUs as kHost; on GPUs as kPeer or kNccl, then as kNccl. Ranks that lie on several hosts,
+  /// CPUs as kHost; on GPUs as kPeer or kNccl, then as kNccl. For ranks on several hosts, with
   /// several on each.
   kHierarchical,
 };
@@ -107,11 +107,11 @@ class Participation {
   std::vector<std::int32_t> owners_;  // [tokens], -1: not set; empty: none is
 };
 
-/// Returns an order of the tokens in which the shares of Scatter::kTokens suit those who hold the
-/// keys: position i of the batch gets token `order[i]`. Tokens with keys on one rank alone come to
-/// that rank's share, where they cost no bytes, as many as the share has room for; tokens with keys
-/// on several ranks, and those that do not fit, fill what is left. Tokens of one share keep their
-/// order. O(tokens * ranks).
+/// Returns an order of the tokens in which Scatter::kTokens gives tokens to the ranks that hold
+/// their keys: position i of the batch gets token `order[i]`. Tokens with keys on one rank alone
+/// come to that rank's share, where they cost no bytes, as many as the share has room for; tokens
+/// with keys on several ranks, and those that do not fit, fill what is left. Tokens of one share
+/// keep their order. O(tokens * ranks).
 std::vector<std::int64_t> order_for_equal_shares(const Participation& participation);
 
 struct CombineOptions {
@@ -127,13 +127,11 @@ struct CombineOptions {
   Dtype travels_as = Dtype::kFloat32;
 };
 
-/// The tensors that the merged rows are written to. With n tokens and h heads given to this rank by
-/// `scatter` (kOwner: all tokens and heads, of which it writes those that it owns): `o`    [n, h,
-/// v_dim], float32, float16 or bfloat16. `lse`  [n, h] float32, natural log; an empty view if not
-/// wanted.
+/// The tensors that the merged rows are written to. `scatter` gives this rank n tokens and h heads;
+/// with kOwner these are all tokens and heads, of which the rank writes those that it owns.
 struct CombineOutput {
-  TensorView o{};
-  TensorView lse{};
+  TensorView o{};    ///< [n, h, v_dim] float32, float16 or bfloat16
+  TensorView lse{};  ///< [n, h] float32, natural log; an empty view if not wanted
 };
 
 class CombineWay;

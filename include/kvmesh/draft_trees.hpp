@@ -21,16 +21,16 @@ namespace mods {
 /// compiled kernel, serves all steps. Copies share their trees.
 class DraftTrees {
  public:
-  /// For batches of up to `rows` rows with trees of up to `most_tokens` tokens.
+  /// Makes trees for batches of up to `rows` rows, each of up to `most_tokens` tokens.
   /// @throws InvalidArgument if a number is below 1, or there are 2^31 tokens.
   DraftTrees(int rows, int most_tokens);
 
-  /// Row `row` of the batch has a tree at the positions [first, first + parents.size()), which are
-  /// its last: token i's parent is token parents[i], which is before it; -1: the token before the
-  /// tree. As Buffer::set, only between steps.
+  /// Gives row `row` of the batch a tree at the positions [first, first + parents.size()), which
+  /// are its last: token i's parent is token parents[i], which is before it; -1: the token before
+  /// the tree. Call it only between steps, as Buffer::set.
   /// @throws InvalidArgument, with nothing changed.
   void set(int row, std::int64_t first, std::span<const std::int32_t> parents);
-  /// The row has no tree. @throws InvalidArgument.
+  /// Takes the row's tree away. @throws InvalidArgument.
   void clear(int row);
 
   const MaskMod& mask() const { return mask_; }

@@ -1,12 +1,13 @@
 // Attention over pages that the engine owns: its memory, its page tables.
 //
 //   ExternalPool pool(mesh, layer_0, {.q_heads = 32});
-//   ExternalPlan plan = pool.plan({.q_indptr = ..., .kv_lens = ..., .indptr = ..., .indices =
-//   ...}); for each layer: plan.run(layer_i, {.q = q, .k = k, .v = v}, {.o = o, .lse = lse},
-//   stream);
+//   const PageTables tables{.q_indptr = ..., .kv_lens = ..., .indptr = ..., .indices = ...};
+//   ExternalPlan plan = pool.plan(tables);
+//   for each layer:
+//     plan.run(layer_i, {.q = q, .k = k, .v = v}, {.o = o, .lse = lse}, stream);
 //
-// On several ranks each has its own pages of every sequence, and the ranks combine as a KvCache's
-// do.
+// With several ranks, each rank has its own pages of every sequence, and the ranks combine their
+// partials as those of a KvCache do.
 #pragma once
 
 #include <cstdint>
@@ -72,8 +73,8 @@ struct PageTables {
   /// [batch] the newest tokens of each sequence that `run` writes, if it is given keys. Empty:
   /// none.
   std::span<const std::int32_t> appended{};
-  /// [queries, list_length] the positions that each query sees, in any order; -1: none. What the
-  /// mask hides of them stays hidden. Equal on all ranks. Such a plan takes no block mask, no mod
+  /// [queries, list_length] the positions that each query sees, in any order; -1: none. A position
+  /// that the mask hides stays hidden. Equal on all ranks. Such a plan takes no block mask, no mod
   /// that reads the batch row, and no `appended`: another plan of the step appends. Replans of it
   /// have lists, too, of any length.
   std::span<const std::int32_t> token_lists{};
@@ -91,10 +92,10 @@ class CacheTables {
   /// The pages of one page rank (Mesh::page_rank) for a batch whose tokens are appended already: of
   /// each entry, the sequence and `query_tokens`.
   /// @throws UnknownSequence; InvalidArgument for an entry that would append, or has no number of
-  /// query tokens, and for a group that is none.
+  /// query tokens, and for a group that does not exist.
   CacheTables(const KvCache& cache, PageRank pool, std::span<const BatchEntry> batch,
               int group = 0);
-  /// Good while this object lives and its sequences do not change.
+  /// Valid while this object lives and its sequences do not change.
   PageTables view() const;
 
  private:
@@ -166,8 +167,8 @@ class ExternalPool {
   ExternalPool& operator=(ExternalPool&&) noexcept;
 
   /// Plans one step for layers of one kind: PlanOptions::kinds is refused, as an engine's layers
-  /// have no numbers here; make a plan for each kind. REQUIRES: no block mask without kv blocks of
-  /// the page size (or of `interleave`, if that is smaller and there are several ranks).
+  /// have no numbers here; make a plan for each kind. REQUIRES: a block mask has kv blocks of the
+  /// page size (or of `interleave`, if that is smaller and there are several ranks).
   /// StepLimits::pages counts entries of page tables, 0 those of the whole pool; with token lists
   /// positions of lists, 0 as many as all queries have with lists of this length. `stream` is only
   /// for tables on a GPU (PageTables::device). Blocks until the plan is on the device; with several

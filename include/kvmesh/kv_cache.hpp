@@ -51,12 +51,12 @@ struct ImportedSequence {
 /// that has been moved from throws InvalidArgument.
 class KvCache {
  public:
-  /// Makes a cache. Each kv rank has as many pages as fit in what its options give it (with
-  /// head_parallel, in the least of what its processes are given). Ranks of one machine map one
-  /// another's pools.
+  /// Makes a cache. Each kv rank has as many pages as fit in the memory that its options give it;
+  /// with head_parallel, in the smallest amount that one of its processes gets. Ranks of one
+  /// machine map one another's pools.
   /// @throws InvalidArgument if the heads do not divide over head_parallel or a size is wrong;
-  /// OutOfMemory, on every rank, if one rank's device has no room; Unsupported, on every rank, of
-  /// `reproducible` on GPUs with pages that it is not for.
+  /// OutOfMemory, on every rank, if one rank's device has no room; Unsupported, on every rank, if
+  /// `reproducible` is set for GPUs and pages that it does not support.
   /// Collective.
   KvCache(Mesh& mesh, const CacheOptions& options);
   ~KvCache();
@@ -81,9 +81,9 @@ class KvCache {
   std::int64_t length(SequenceId sequence) const { return allocator().length(sequence); }
 
   /// PageAllocator's operations, with the same errors; an id of another cache is an
-  /// UnknownSequence. They change metadata only and do not wait for the device, but for a `reserve`
-  /// that evicts pages which tiers store: it waits for all work of a GPU, unless it has `after`,
-  /// the stream of the steps, as match_prefix takes it.
+  /// UnknownSequence. They change metadata only and do not wait for the device, with one exception:
+  /// a `reserve` that evicts pages which tiers store waits for all work of a GPU, unless it is
+  /// given `after`, the stream of the steps (see match_prefix).
   SequenceId create();
   void reserve(SequenceId sequence, std::int64_t tokens, std::optional<Stream> after = {});
   Result<Done> try_reserve(SequenceId sequence, std::int64_t tokens,
@@ -95,11 +95,12 @@ class KvCache {
   /// Makes positions [begin, end) of the sequence writable in place, as
   /// PageAllocator::make_writable does, and copies the pages that it replaces. Without a stream it
   /// waits for all work of the device, and until the copies are made. With the stream of the steps
-  /// they are part of its work; only two ranks block if a page of the one, which is full, is copied
-  /// to the other. REQUIRES: later uses of these positions are on `stream`, or wait for it.
+  /// the copies are part of the stream's work, but two ranks block if a page of the one, which is
+  /// full, is copied to the other. REQUIRES: later uses of these positions are on `stream`, or wait
+  /// for it.
   /// @throws as PageAllocator::make_writable. If a copy fails (Timeout, PeerLost, a device's
-  /// Error), the sequence has its new pages, and what they hold is unspecified. Collective if a
-  /// page is copied to another rank.
+  /// Error), the sequence has its new pages, whose contents are unspecified. Collective if a page
+  /// is copied to another rank.
   void make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end,
                      std::optional<Stream> stream = {});
   Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end,
@@ -113,9 +114,10 @@ class KvCache {
   /// On a GPU it runs on `stream`, after the work that is there; it blocks only where tokens or
   /// pages move between ranks. REQUIRES: later steps use `stream`, too.
   /// @throws UnknownSequence, InvalidArgument (also if a sequence appears twice) and OutOfPages,
-  /// each with nothing moved or truncated; after another error the positions from the first one of
-  /// begin's page on are unspecified. A device's Error, on one rank, leaves the new lengths in
-  /// place on every rank. Collective over the kv axis if a token or a page moves between ranks.
+  /// each with nothing moved or truncated; after any other error the contents of the positions from
+  /// the beginning of `begin`'s page on are unspecified. A device's Error, on one rank, leaves the
+  /// new lengths in place on every rank. Collective over the kv axis if a token or a page moves
+  /// between ranks.
   void compact(std::span<const KeptTokens> batch, Stream stream = {});
 
   /// Moves at most `limit` pages, of all layer groups together, from ranks that hold more than
@@ -127,7 +129,7 @@ class KvCache {
   /// page has moved. Collective over the world.
   std::int64_t rebalance(std::int64_t limit);
   /// As rebalance, but waits for no copy and for no work of the device: the pages move while steps
-  /// go on, so that a scheduler calls it between any two of them. A call starts moves of at most
+  /// go on, so a scheduler can call it between any two steps. A call starts moves of at most
   /// `limit` pages, of all layer groups together, unless some are under way; a later call, when the
   /// copies are made on all ranks, changes the page tables, and may start the next:
   ///
@@ -137,19 +139,19 @@ class KvCache {
   ///     ...
   ///   }
   ///
-  /// Every sequence keeps its tokens, and in a reproducible cache its bits. Pages move that are
-  /// full of tokens; what steps write to, states, and pages of matches stay (see
-  /// PageAllocator::start_rebalance_now). With a rank that is `leaving`, which a later drain then
-  /// finds nearly empty, its cached pages move, too, and new pages are on other ranks while these
-  /// have some.
+  /// Every sequence keeps its tokens, and in a reproducible cache its bits. Only pages that are
+  /// full of tokens move. Pages that steps write to, states, and pages of matches stay (see
+  /// PageAllocator::start_rebalance_now). If a rank is `leaving`, its cached pages move, too, and
+  /// new pages are on other ranks while these have free ones, so a later drain finds the rank
+  /// nearly empty.
   ///
   /// Pages that are being moved are not written in place: to write to positions before the end of a
   /// sequence, call make_writable after this. Plans of sequences whose pages a call begins to move,
   /// or has moved, are stale. A page that is freed or evicted while it is copied can be used again
-  /// when the moves have ended, and is free from then on. Moves are given up, and started again by
-  /// a later call, where an operation needs the pages that they copy to (it finds them although
-  /// allocator().free_pages() does not count them). rebalance, resize, drain and add_rank complete
-  /// the moves that are under way, and then do what they do.
+  /// when the moves have ended, and is free from then on. An operation that needs the pages that
+  /// moves copy to gives the moves up, and a later call starts them again. (The operation gets
+  /// these pages although allocator().free_pages() does not count them.) rebalance, resize, drain
+  /// and add_rank first complete the moves that are under way.
   ///
   /// On a GPU the copies run on a stream of their own, after the work on `after`, which must come
   /// after all work that uses the cache's pages: that is the stream of `replan`. Without it a call
@@ -229,7 +231,7 @@ class KvCache {
   /// for all work of the device if pages come back.
   PrefixMatch match_prefix(const PrefixKey& key, std::optional<Stream> after = {});
   /// As match_prefix, but waits for no file, so that a scheduler serves others meanwhile: it starts
-  /// to read what files have of the key, and returns the run that device and host tiers have now.
+  /// to read the key's pages from files, and returns the run that device and host tiers have now.
   /// While `loading` of the match is not 0, a later call for the key may find more; the pages that
   /// have come on all ranks by then are found:
   ///
@@ -238,15 +240,14 @@ class KvCache {
   ///     cache.release(match);   // ask again in a later step
   ///   }
   ///
-  /// The pages that are being loaded are held, as if by a sequence. They come back whether or not
-  /// someone asks again, and are published by any later call, for any key, that looks for pages in
-  /// files. Loads are given up, and started again by a later call, where an operation needs their
-  /// pages (it finds them although allocator().free_pages() does not count them), where rebalance
-  /// or resize would move these, and where match_prefix has waited for them for half of the
-  /// deadline. A file that could not be read on some rank is a miss on all, and counted there;
-  /// these calls do not read it again until the page has been stored anew. A page that is being
-  /// loaded for one key is not read again for another; what comes behind it is read once it has
-  /// come.
+  /// The pages that are being loaded are held, as if by a sequence. They come back even if no later
+  /// call is for this key, and are published by any later call, for any key, that looks for pages
+  /// in files. Loads are given up if an operation needs their pages (which it gets although
+  /// allocator().free_pages() does not count them), if rebalance or resize would move these pages,
+  /// or if match_prefix has waited for them for half of the deadline. A later call starts them
+  /// again. A file that could not be read on some rank is a miss on all, and counted there; these
+  /// calls do not read it again until the page has been stored anew. A page that is being loaded
+  /// for one key is not read again for another; the pages behind it are read once it has come.
   ///
   /// Returns `tokens` and `loading` alike on all ranks. `after` and @throws as match_prefix. With a
   /// file tier collective over the world; it waits for the other ranks' calls.

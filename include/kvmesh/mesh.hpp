@@ -77,7 +77,7 @@ class Mesh {
   /// PeerLost and NcclError.
   /// Collective.
   explicit Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options = {});
-  /// As above, over a communicator that the caller keeps alive.
+  /// The same over a communicator that the caller keeps alive.
   explicit Mesh(Communicator& world, const MeshOptions& options = {});
   Mesh(Mesh&&) noexcept = default;
   Mesh& operator=(Mesh&&) noexcept = default;

@@ -18,9 +18,9 @@
 
 namespace KVMESH_API kvmesh {
 
-/// Reads a mod from text. `buffers` has what the text calls buffer0, buffer1, ...: the mod keeps
-/// their owners alive. Numbers and order of the lines may differ in the mod's own text, because
-/// equal operations are shared and constant ones computed.
+/// Reads a mod from text. `buffers` are those that the text calls buffer0, buffer1, ...; the mod
+/// keeps their owners alive. Numbers and order of the lines may differ in the mod's own text,
+/// because equal operations are shared and constant ones computed.
 /// @throws InvalidArgument, naming the line: if it cannot be read, an operand or a buffer does not
 /// exist, or a type is not the one that the operation gives.
 MaskMod parse_mask_mod(std::string_view text, std::span<const ModBuffer> buffers = {});

@@ -95,7 +95,7 @@ MaskMod operator&&(const MaskMod& a, const MaskMod& b);
 MaskMod operator||(const MaskMod& a, const MaskMod& b);
 MaskMod operator!(const MaskMod& a);
 
-/// Common mods, all written as above.
+/// Common mods. All are lambdas, as a caller's own mods are.
 namespace mods {
 
 // ---- Masks ----
@@ -115,7 +115,7 @@ MaskMod causal_upper_left(const Buffer<std::int32_t>& first_query);
 MaskMod sliding_window(std::int32_t n);
 /// The first `prefix_len` positions see each other; later positions are causal.
 MaskMod prefix_lm(std::int32_t prefix_len);
-/// As above, with one length per batch row.
+/// The same with one length per batch row.
 MaskMod prefix_lm(const Buffer<std::int32_t>& prefix_len);
 /// Positions see each other only within the same document: `doc_id[position]`.
 MaskMod documents(const Buffer<std::int32_t>& doc_id);

@@ -14,7 +14,7 @@
 
 namespace KVMESH_API kvmesh {
 
-/// Up to four of something, one per plane of a format and in its order.
+/// A list of up to four values, one for each plane of a format, in their order.
 template <class T>
 class PlaneList {
  public:

@@ -34,15 +34,15 @@ namespace KVMESH_API kvmesh {
 /// others: of a full cache the rest stays as it is. With one rank the forms are the same.
 ///
 /// All ranks call the same operations with the same arguments: `reserve`, `erase` and `assign` need
-/// no message, `forward` is collective. One thread per rank. One that has been moved from throws
+/// no message, `forward` is collective. One thread per rank. A moved-from object throws
 /// InvalidArgument.
 class PagedAttention {
  public:
-  /// On one rank, with caches in host memory and one thread.
+  /// Makes it for one rank, with caches in host memory and one thread.
   /// @throws InvalidArgument.
   PagedAttention(std::int64_t n_pages, int page_size, int max_batch_size);
-  /// On the mesh, which may end first. REQUIRES: head_parallel is 1; n_pages is a multiple of the
-  /// ranks.
+  /// Makes it on the mesh, which may end first. REQUIRES: head_parallel is 1; n_pages is a multiple
+  /// of the ranks.
   /// @throws InvalidArgument.
   PagedAttention(Mesh& mesh, std::int64_t n_pages, int page_size, int max_batch_size,
                  Placement placement = Placement::kBalanced);

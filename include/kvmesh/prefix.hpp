@@ -108,7 +108,7 @@ struct PrefixMatch {
   SequenceId pin;
   std::int64_t tokens = 0;  ///< the run's length; it may end inside of a page
   /// The tokens behind it that are on their way: see KvCache::match_prefix_now. They are not
-  /// pinned, and may still prove to be a miss. Of other matches 0.
+  /// pinned, and may still prove to be a miss. It is 0 in other matches.
   std::int64_t loading = 0;
 };
 

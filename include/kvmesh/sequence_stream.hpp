@@ -49,14 +49,14 @@ class StreamError : public Error {
 class ByteSink {
  public:
   virtual ~ByteSink() = default;
-  /// The stream will have this many bytes more.
+  /// Announces that this many more bytes of the stream follow.
   virtual void expect(std::size_t /*size_bytes*/) {}
   virtual void write(std::span<const std::byte> bytes) = 0;
-  /// Returns memory of the sink for the stream's next bytes, of one record or several, which the
-  /// caller writes there before its next call, on any of its threads, and so spares a copy; or
-  /// nothing, if the sink takes these by write() alone.
+  /// Returns memory of the sink for the stream's next bytes, of one record or several, which saves
+  /// a copy: the caller writes them there before its next call, on any of its threads. Returns
+  /// nothing if the sink takes these bytes by write() alone.
   virtual std::span<std::byte> room(std::size_t /*size_bytes*/) { return {}; }
-  /// The stream is complete.
+  /// Called when the stream is complete.
   virtual void finish() {}
 };
 
@@ -66,11 +66,11 @@ class ByteSource {
   virtual ~ByteSource() = default;
   /// Fills `bytes`. @throws StreamError (kTruncated if the source ends before, kIo).
   virtual void read(std::span<std::byte> bytes) = 0;
-  /// Returns the next bytes where they lie, until the next call; or nothing, if the source gives
-  /// them by read() alone. @throws as read.
+  /// Returns the next bytes where they lie, valid until the next call. Returns nothing if the
+  /// source gives them by read() alone. @throws as read.
   virtual std::span<const std::byte> view(std::size_t /*size_bytes*/) { return {}; }
-  /// The stream has been read to its end. @throws StreamError (kCorrupt) if the source must end
-  /// there and does not, kIo.
+  /// Called when the stream has been read to its end. @throws StreamError (kCorrupt) if the source
+  /// must end there and does not, kIo.
   virtual void finish() {}
 };
 
@@ -83,7 +83,7 @@ class MemorySink final : public ByteSink {
   void expect(std::size_t size_bytes) override;
   void write(std::span<const std::byte> bytes) override;
   std::span<std::byte> room(std::size_t size_bytes) override;
-  /// Until the next call.
+  /// The bytes that were written so far, valid until the next call.
   std::span<const std::byte> bytes() const;
 
  private:

@@ -33,7 +33,7 @@ struct StepLimits {
   /// pages), but then captured graphs become invalid. 0: pages_per_rank.
   std::int64_t pages = 0;
   /// On a GPU: steps may share prefixes (PlanOptions::shares_prefixes). Each step then has a launch
-  /// for them, also one that shares none, and room for their partials.
+  /// for shared prefixes, even if it shares none, and memory for their partials.
   bool shares_prefixes = false;
 };
 
@@ -66,20 +66,20 @@ struct PlanOptions {
   std::vector<LayerKind> kinds{};
   /// Sequences of few queries that begin with the same pages (forks, the prefix cache) read these
   /// once for all of them, where that pays and every query sees them whole. Rows are then summed in
-  /// another order, so their last bits depend on which sequences are in the batch. Reproducible
-  /// caches and block masks read every sequence's pages alone, whatever is set, and so do GPUs with
-  /// score mods that read `b`, and with limits that do not have it.
+  /// another order, so their last bits depend on which sequences are in the batch. Whatever is set,
+  /// nothing is shared in reproducible caches and with block masks, nor on a GPU with score mods
+  /// that read `b` or with limits that do not have StepLimits::shares_prefixes.
   bool shares_prefixes = true;
-  /// Tokens that need not be read again thanks to a prefix (of n sequences, n - 1 times its
-  /// length), from which on sharing it pays. Unset: 128 on a CPU; on a GPU as many as 64 MiB of a
-  /// layer's keys and values (latent pages: 1 GiB), and 0.5 MiB for each sequence and KV head.
+  /// A prefix is shared if that saves at least this many reads of tokens: n - 1 times its length,
+  /// if n sequences begin with it. Unset: 128 on a CPU; on a GPU the tokens in 64 MiB of a layer's
+  /// keys and values (latent pages: 1 GiB), plus 0.5 MiB for each sequence and KV head.
   std::optional<std::int64_t> least_saved_tokens{};
   /// Fixed-split mode (batch invariance): no bit of a sequence's rows depends on the other
   /// sequences of the batch. 0: off. Otherwise a GPU reads the keys that some queries of a sequence
   /// see on a rank in pieces of this many tokens, from the first on, whatever else there is to
-  /// read, and prefixes are not shared. CPUs always cut at fixed places, so there only the sharing
-  /// ends. A multiple of 128 and of the page size (with token lists of 1), at most 2^30; 1024 and
-  /// 2048 are usual.
+  /// read, and prefixes are not shared. CPUs always cut at fixed places, so there the option only
+  /// ends the sharing. A multiple of 128 and of the page size (with token lists of 1), at most
+  /// 2^30; 1024 and 2048 are usual.
   ///
   /// A sequence's O and LSE then have the same bits in every batch, at every place in it, alone or
   /// not, if these are the same: its tokens, its number of queries, the ranks of its pages; these
@@ -99,8 +99,8 @@ struct PlanOptions {
   /// head, or more) is not.
   std::int64_t fixed_split_tokens = 0;
   /// For decoding in a captured graph: see StepPlan. On a GPU, `query_tokens` times the number of
-  /// query heads per kv head may be at most 64. Of more than 128 heads (64 if v_dim is over 128),
-  /// which are computed in equal blocks, one block counts.
+  /// query heads per kv head may be at most 64. More than 128 heads (64 if v_dim is over 128) are
+  /// computed in equal blocks, of which one counts.
   std::optional<StepLimits> limits{};
 };
 
@@ -158,9 +158,9 @@ class StepPlan {
   /// `scatter` gives this rank (see CombineOutput).
   ///
   /// On a GPU it runs on `stream`, after the work that is there, allocates nothing and does not
-  /// block the host. There are two exceptions: a combine by way of the host (WayKind::kStaged:
-  /// where ranks share a GPU, or have neither NCCL nor windows; of reproducible caches, where they
-  /// have no NCCL); and the first tensors of another dtype or alignment, and the first sinks, whose
+  /// block the host. There are two exceptions: a combine by way of the host (WayKind::kStaged),
+  /// which ranks use that share a GPU or have neither NCCL nor windows, and reproducible caches
+  /// without NCCL; and the first tensors of another dtype or alignment, and the first sinks, whose
   /// kernels are loaded from disk or compiled. Wait for the stream (Mesh::wait) before you read the
   /// output or change the input.
   ///
@@ -195,18 +195,19 @@ class StepPlan {
   void gather_queries(int layer, const ConstTensorView& share, const TensorView& q,
                       Stream stream = {});
 
-  /// The part of [n, q_heads] that this rank's output of a layer has; of Scatter::kOwner all.
+  /// The part of [n, q_heads] that this rank's output of a layer has; with Scatter::kOwner it is
+  /// all.
   IndexRange tokens_of_output() const;
   IndexRange heads_of_output(int layer = 0) const;
-  /// Returns which kv ranks hold keys of which query token in a layer; of a sequence without keys,
-  /// rank 0.
+  /// Returns which kv ranks hold keys of which query token in a layer. For a sequence without keys
+  /// it is rank 0.
   /// @throws InvalidArgument if the first call comes after the plan has become invalid.
   const Participation& participation(int layer = 0) const;
   /// Returns the number of tiles that the plan visits on this rank, in one layer of each kind of
   /// each group. Blocks until the device has done all its work.
   TileCounts tiles() const;
   /// Memory of the mesh's device beside the pools: the plan's buffers and the cache's page lists.
-  /// On the CPU all that the plan holds.
+  /// On the CPU it is all memory that the plan holds.
   std::int64_t workspace_bytes() const;
   /// Host memory that the plan holds: its batch, lists, and what its combine keeps there.
   std::int64_t host_bytes() const;

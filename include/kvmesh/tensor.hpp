@@ -43,7 +43,7 @@ struct BasicTensorView {
 
   BasicTensorView() = default;
 
-  /// Contiguous, row-major. @throws InvalidArgument if there are more than kMaxDims extents.
+  /// A contiguous, row-major view. @throws InvalidArgument if there are more than kMaxDims extents.
   BasicTensorView(Pointer pointer, Dtype type, std::initializer_list<std::int64_t> extents,
                   Device where = {})
       : data(pointer), dtype(type), dims(static_cast<int>(extents.size())), device(where) {
@@ -56,7 +56,7 @@ struct BasicTensorView {
     }
   }
 
-  /// With the caller's strides, one per extent.
+  /// A view with the caller's strides, one per extent.
   /// @throws InvalidArgument if there are more than kMaxDims extents, or another number of strides.
   BasicTensorView(Pointer pointer, Dtype type, std::initializer_list<std::int64_t> extents,
                   std::initializer_list<std::int64_t> steps, Device where = {})

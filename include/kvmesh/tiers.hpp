@@ -8,9 +8,9 @@
 
 namespace KVMESH_API kvmesh {
 
-/// A published page that is evicted from the device is stored in the first tier that there is; what
-/// leaves the host tier is stored in the file tier. match_prefix brings pages back. REQUIRES: the
-/// prefix cache is enabled; no layer group holds states. Equal on every rank.
+/// A published page that is evicted from the device is stored in the first tier that exists; a page
+/// that leaves the host tier is stored in the file tier. match_prefix brings pages back. REQUIRES:
+/// the prefix cache is enabled; no layer group holds states. Equal on every rank.
 struct TierOptions {
   /// Memory of each rank's host tier, rounded down to whole pages: pinned on a GPU. 0: none. The
   /// pages of each tier leave in the order of PrefixOptions::eviction. Layer groups share it by
@@ -22,16 +22,15 @@ struct TierOptions {
   /// Part of the name of the model's folder below it: letters, digits, '.', '_' and '-'. Models
   /// with other weights need other names.
   std::string model = "model";
-  /// The most bytes that the ranks together keep there. Of the files of earlier runs the times of
-  /// their last use decide at first.
+  /// The most bytes that the ranks together keep there. At first the files of earlier runs are in
+  /// the order of their last use.
   std::int64_t file_bytes = std::int64_t{16} << 30;
   /// Files and folders are on the disk before a store is completed. Without it a crash of the
   /// machine may leave files whose checksums are wrong: they are misses.
   bool durable = false;
   /// Files are read and written around the system's cache (O_DIRECT), where the file system can. It
-  /// is for pages of about a MiB or more, and pays for stores, most for durable ones, and where the
-  /// system's memory is needed for something else: a file that is read again is then read from the
-  /// disk again.
+  /// is for pages of about a MiB or more. Stores gain from it, durable ones most, and the system's
+  /// memory stays free for other uses; but a file that is read again is read from the disk again.
   bool direct = false;
   /// The most pages that one operation of the cache stores; the rest of what it evicts is dropped,
   /// and counted (TierCounts::drops).
@@ -51,7 +50,8 @@ struct TierCounts {
   std::int64_t removed = 0;  ///< pages that left for want of room
 };
 
-/// Why pages of files were no hits, or were not stored, or files over the limit were not removed.
+/// Counts of the reasons why pages of files were no hits or were not stored, and why files over the
+/// limit were not removed.
 struct FileFaults {
   std::int64_t corrupt = 0;    ///< a wrong checksum, or another page's content
   std::int64_t truncated = 0;  ///< shorter than its header says

@@ -86,8 +86,8 @@ HWY_INLINE void chunk_rows(const float* p, const V* const* v, int keys, std::siz
   for (int r = 0; r < Rows; ++r) bits[r] = hn::GetLane(hn::MaxOfLanes(kInts, tops[r]));
 }
 
-// add_term of kvmesh/core/pod/exact_bins.hpp for the terms x[0..dim) of bin `top` (IsTop) or the
-// one below.
+// add_term of core/pod/exact_bins.hpp for the terms x[0..dim) of bin `top` (IsTop) or the one
+// below.
 template <bool IsTop>
 HWY_INLINE void add_terms(const ExactRow& row, const float* x, std::size_t dim,
                           std::int32_t exponent) {

@@ -73,7 +73,8 @@ std::int64_t triangle(std::int64_t n) { return n * (n - 1) / 2; }
 // Number of visible pairs of the keys [begin, end) and the newest `queries` queries.
 std::int64_t visible_pairs(std::int64_t begin, std::int64_t end, std::int64_t length,
                            std::int64_t queries) {
-  const std::int64_t border = std::clamp(length - queries, begin, end);  // all see what is before
+  const std::int64_t border =
+      std::clamp(length - queries, begin, end);  // every query sees the keys before it
   return (border - begin) * queries + triangle(length - border + 1) - triangle(length - end + 1);
 }
 
@@ -106,8 +107,9 @@ std::int64_t tokens_of(const Participation& participation, Rank from, Rank to, S
   return count;
 }
 
-/// Rows that this rank's host, merged, has for the ranks at this rank's place on other hosts; none
-/// if the hierarchical way refuses the combine. See comm/combine/hierarchical/hierarchical_way.hpp.
+/// Returns how many merged rows this rank's host has for the ranks at this rank's place on other
+/// hosts; nothing if the hierarchical way refuses the combine. See
+/// comm/combine/hierarchical/hierarchical_way.hpp.
 std::optional<std::int64_t> rows_once_per_host(const Participation& participation, Scatter scatter,
                                                const HostLayout& hosts, Rank me,
                                                std::int64_t heads) {

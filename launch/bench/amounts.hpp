@@ -12,12 +12,12 @@ namespace kvmesh::bench {
 /// Whether the keys of a prefix that sequences share count once, or once per sequence.
 enum class Prefix : std::uint8_t { kOfEach, kOnce };
 
-/// K and V of the visible keys, Q, and the output, each once. With a window the mean of both kinds
-/// of layers.
+/// Returns the bytes of K and V of the visible keys, Q, and the output, each once. With a window it
+/// is the mean of both kinds of layers.
 double attend_bytes(Workload& workload, std::int64_t queries, Output output = Output::kPartial,
                     Prefix prefix = Prefix::kOfEach);
 
-/// The same of attention to token lists [queries, length]: each position that a list names counts,
+/// Returns the same for attention to token lists [queries, length]: each position in a list counts,
 /// if this rank has it.
 double listed_bytes(Workload& workload, std::span<const std::int32_t> lists, std::int64_t queries,
                     Output output);
@@ -34,8 +34,8 @@ PageReads token_reads(Workload& workload, std::span<const std::int32_t> lists, s
 /// Operations of both products for every visible (query, key) pair, two per multiply-add.
 double attend_operations(Workload& workload, std::int64_t queries);
 
-/// Bytes of the newest `tokens` keys and values of each sequence on this rank. The append reads and
-/// writes this many.
+/// Bytes of the newest `tokens` keys and values of each sequence on this rank. An append reads this
+/// many bytes and writes this many.
 double appended_bytes(Workload& workload, std::int64_t tokens);
 
 /// Bytes that this rank sends to, and receives from, each kv rank in a combine by all-to-all: the

@@ -71,7 +71,7 @@ class DraftedBatch {
     return (last + path) / page * page - path;
   }
 
-  /// Appends tokens from the first draft on. What they hold does not matter.
+  /// Appends tokens from the first draft on. Their contents do not matter.
   void append_up_to(const auto& length_of) {
     std::vector<BatchEntry> batch;
     for (std::size_t i = 0; i < kept_.size(); ++i) {

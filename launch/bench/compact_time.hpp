@@ -1,4 +1,4 @@
-// Times of drafts that a step has verified, of which a cache keeps some.
+// Times of KvCache::compact: a cache keeps some of the drafts that a step has verified.
 #pragma once
 
 #include "launch/bench/measure.hpp"

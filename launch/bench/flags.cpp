@@ -39,8 +39,7 @@ void add_cases(const Adder& add, Flags& flags) {
       "what to measure. Of one layer: decode (attention of few queries), prefill (of many), append "
       "(of new keys and values), combine (of the kv ranks' partials), step (all of these), gather "
       "(of all heads' queries to every kv rank). Of all layers: plan (by the host), compact (keep "
-      "a "
-      "path of --queries drafts, 16, in a tree of --tree children each, 2), fork (each sequence, "
+      "a path of --queries drafts, 16, in a tree of --tree children each, 2), fork (each sequence, "
       "and the plan that appends --queries tokens to each fork), and the batch's pages: move "
       "(within the device), store (to the host tier), load (back). Default: decode, prefill, "
       "append, combine, step, plan");
@@ -82,9 +81,8 @@ void add_combine(const Adder& add, Flags& flags) {
             "messages of the combine: auto, reduce_scatter, all_to_all, all_reduce");
   add.list("--ways", flags.ways,
            "ways of combine and gather, a row for each: auto, host, staged, nccl, peer, "
-           "hierarchical, or "
-           "recipe (LSEs of all gathered, partials rescaled and reduce-scattered, as engines do by "
-           "hand); default: on GPUs all that the ranks have");
+           "hierarchical, or recipe (all LSEs gathered, partials rescaled and reduce-scattered, as "
+           "engines do by hand); default: on GPUs all that the ranks have");
   add.value("--travels-as", flags.travels_as,
             "type of the partials that the peer way sends: float32, float16, bfloat16; default: as "
             "--dtype");

@@ -15,14 +15,14 @@ double seconds_of(const Call& call) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-/// What the calls do together, all ranks and layers.
+/// Calls that all ranks make together, each of all layers.
 struct HostCalls {
-  std::function<double()> once;  ///< returns the seconds of one, on this rank
-  double amount = 0;             ///< bytes of one
+  std::function<double()> once;  ///< makes one call; returns its seconds on this rank
+  double amount = 0;             ///< bytes of one call
   std::optional<Ceiling> plain{};
 };
 
-/// Measures `turns` of them after two to warm up. Collective over the mesh.
+/// Measures `turns` calls after two to warm up. Collective over the mesh.
 Row measure_calls(const HostCalls& calls, Mesh& mesh, Machine& machine, const Case& what,
                   int layers, int turns);
 

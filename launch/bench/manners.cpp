@@ -103,13 +103,17 @@ std::string_view name(Manner manner) {
   return kNames.at(static_cast<std::size_t>(manner));
 }
 
+PlanOptions plan_options(const Options& options) {
+  return {.scatter = options.scatter,
+          .strategy = options.strategy,
+          .way = options.way,
+          .travels_as = options.travels_as,
+          .shares_prefixes = options.shares_prefixes,
+          .least_saved_tokens = 1};
+}
+
 PlanOptions plan_options(const Workload& workload, const Options& options, std::int64_t queries) {
-  PlanOptions how{.scatter = options.scatter,
-                  .strategy = options.strategy,
-                  .way = options.way,
-                  .travels_as = options.travels_as,
-                  .shares_prefixes = options.shares_prefixes,
-                  .least_saved_tokens = 1};
+  PlanOptions how = plan_options(options);
   if (options.manner == Manner::kTree) {
     how.mask = tree_mask(workload.lengths(), queries, options.tree);
   }

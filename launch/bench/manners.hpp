@@ -17,6 +17,8 @@ bool has_manner(Op op, Manner manner);
 /// Whether the rows are by Tables.
 bool is_by_tables(Manner manner);
 
+/// The options that the plans of all rows share.
+PlanOptions plan_options(const Options& options);
 /// The options of the plans of a row whose sequences each have `queries` newest queries.
 PlanOptions plan_options(const Workload& workload, const Options& options, std::int64_t queries);
 
@@ -27,18 +29,18 @@ decltype(Seen::sees) seen_by(const Workload& workload, const Options& options,
 /// Seen::score of a row.
 decltype(Seen::score) score_of(const Options& options);
 
-/// The parents of a tree of `tokens` tokens in which each has `children`, level after level; so has
-/// the token before the tree, which is parent -1.
+/// Returns the parents of a tree of `tokens` tokens in which each has `children`, level after
+/// level. The token before the tree, parent -1, has as many.
 std::vector<std::int32_t> tree_parents(std::int64_t tokens, int children);
 
-/// Token lists [queries, count] of the newest `queries` of each sequence: a position from each of
-/// `count` equal parts of what the query sees, drawn in the same way on every rank; all that it
-/// sees, and -1, if that is fewer.
+/// Returns token lists [queries, count] of the newest `queries` of each sequence: a position from
+/// each of `count` equal parts of those that the query sees, drawn in the same way on every rank.
+/// If it sees fewer, the list has all of them, and -1.
 std::vector<std::int32_t> draw_lists(std::span<const std::int64_t> lengths, std::int64_t queries,
                                      std::int64_t count);
 
-/// A layer's pages as a row reads them: of kNhd the same memory, of which a page then has its heads
-/// within its tokens.
+/// Returns a layer's pages as a row reads them. For kNhd it is the same memory, in which a page
+/// then has its heads within its tokens.
 KvPool pool_of(KvCache& cache, int layer, Manner manner);
 
 /// The workload's pages as an engine has them: a pool, and a plan over the page tables of a batch,

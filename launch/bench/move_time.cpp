@@ -46,17 +46,17 @@ class WithinDevice final : public Moves {
   SequenceId held_;
 };
 
-/// An operation that evicts most of a pool is more than the change log holds: the tiers would drop
-/// what it evicts.
+/// The operations that evict the pages: an engine's requests do not evict a whole pool at once,
+/// either.
 constexpr int kParts = 8;
 
-/// `pages` pages of a prefix, which others evict to the host tier, and which come back.
+/// `pages` pages of a prefix, which another sequence evicts to the host tier, and which come back.
 class ToHostAndBack final : public Moves {
  public:
   ToHostAndBack(Mesh& mesh, const WorkloadShape& shape, std::int64_t pages, Op op)
       : tokens_(pages * shape.model.page_size), op_(op), cache_(mesh, with_tier(shape, pages)) {}
 
-  // Each time with other tokens: the host tier has those of the last.
+  // Takes other tokens each time, because the host tier still has those of the last.
   double once() override {
     PrefixKey key = cache_.make_prefix_key();
     std::vector<std::int32_t> tokens(static_cast<std::size_t>(tokens_));

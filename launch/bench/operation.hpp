@@ -20,12 +20,12 @@ class Operation {
   virtual Quantity quantity() const { return Quantity::kBytes; }
   /// The amount of this rank.
   virtual double amount() = 0;
-  /// Of this rank; none for operations that are not counted so.
+  /// The bytes that this rank sends to other hosts; none for operations that do not count them.
   virtual std::optional<HostTraffic> between_hosts() { return std::nullopt; }
-  /// The first ceiling is that of the share.
+  /// Returns the ceilings; the table's share is of the first one.
   virtual std::vector<Ceiling> ceilings() = 0;
-  /// Runs it once more, on layer 0, and compares with float64; none if there is nothing to compare.
-  /// See output_error. Blocking.
+  /// Runs the operation once more, on layer 0, and compares it with float64; none if there is
+  /// nothing to compare. See output_error. Blocking.
   virtual std::optional<double> error() { return std::nullopt; }
   /// True if a turn must go through all layers, so that no cache holds their data.
   virtual bool rotates() const = 0;

@@ -168,7 +168,7 @@ Shape shape_of(const Flags& flags, int head_parallel) {
                                  kMostStateBytes)};
 }
 
-// More ranks would have to meet: that is `step`.
+// With several kv ranks a final output needs a combine, which `step` measures.
 Output output_of(const std::string& text, const Mesh& mesh) {
   const Output output = named("--output", text, kOutputs);
   if (output == Output::kFinal && mesh.kv_parallel() > 1) {
@@ -185,7 +185,8 @@ bool takes_partials(Op op, Output output) {
 
 bool has_windows(Op op) { return op == Op::kDecode || op == Op::kStep || op == Op::kPlan; }
 
-// All of steps, or what a reproducible cache has: no float32 partials leave its steps.
+// The operations of --op, or the usual ones. With a reproducible cache none may take a float32
+// partial out of a step.
 std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
   std::vector<Op> ops = named("--op", flags.ops, kOps);
   for (const Op op : ops) {
@@ -274,7 +275,7 @@ void check_window(const Flags& flags, const Options& options) {
   }
 }
 
-// --kinds are of layers that share their pages, and a fork of a shared prefix is no new state.
+// Layers of several --kinds share their pages, and a fork of a shared prefix has no new state.
 void check_states(const Flags& flags, const Options& options) {
   if (flags.kinds > 1 && (flags.window > 0 || flags.state_bytes > 0)) {
     throw InvalidArgument("--kinds, with --window or --state-bytes");
@@ -290,7 +291,7 @@ void check_states(const Flags& flags, const Options& options) {
   if (flags.shared_prefix > 0) throw InvalidArgument("--state-bytes, with --shared-prefix");
 }
 
-// A sequence that were shorter than the prefix would have to be its beginning.
+// A sequence shorter than the prefix would have to be the prefix's beginning.
 void check_prefix(const Options& options) {
   if (options.shared_prefix == 0) return;
   for (const Op op : {Op::kCompact, Op::kFork}) {

@@ -144,7 +144,8 @@ struct Shape {
   /// The number of positions that queries of every second layer see, which are a layer group of
   /// their own; 0: all layers are alike.
   std::int64_t window = 0;
-  /// Of the states that layers of their own have, in a row more of some operations; 0: no such row.
+  /// Bytes of the states that some layers have in an additional row of some operations; 0: no such
+  /// row.
   std::int64_t state_bytes = 0;
 
   Dtype page_dtype() const { return kv_dtype.value_or(dtype); }

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <vector>
 
+#include "launch/bench/manners.hpp"
+
 namespace kvmesh::bench {
 namespace {
 
@@ -12,13 +14,9 @@ constexpr int kTurnsPerRepeat = 10;  // a turn takes some ten microseconds
 constexpr std::int64_t kRowsOfDecode = 64;
 constexpr int kWindow = 1024;
 
-PlanOptions plan_options(const WorkloadShape& shape, const Options& options, std::int64_t tokens) {
-  PlanOptions how{.scatter = options.scatter,
-                  .strategy = options.strategy,
-                  .way = options.way,
-                  .travels_as = options.travels_as,
-                  .shares_prefixes = options.shares_prefixes,
-                  .least_saved_tokens = 1};
+PlanOptions options_of_plans(const WorkloadShape& shape, const Options& options,
+                             std::int64_t tokens) {
+  PlanOptions how = plan_options(options);
   for (int kind = 1; kind < options.kinds; ++kind) {
     how.kinds.push_back({.layers = {kind}, .mask = mods::sliding_window(kWindow * kind)});
   }
@@ -86,7 +84,7 @@ std::int64_t tokens_of_plans(std::span<const std::int64_t> lengths, const Option
 
 Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens) {
   const WorkloadShape& shape = workload.shape();
-  StepPlan plan = workload.cache().plan({}, plan_options(shape, options, tokens));
+  StepPlan plan = workload.cache().plan({}, options_of_plans(shape, options, tokens));
   const int turns = turns_of(workload.lengths(), options, tokens);
   const std::vector<BatchEntry> batch =
       truncated_batch(workload, tokens_of_plans(workload.lengths(), options, tokens), tokens);

@@ -19,8 +19,8 @@ struct WorkloadShape {
   int layers = 1;
   std::int64_t shared_prefix = 0;      ///< tokens of whole pages that all sequences begin with
   std::vector<std::int64_t> listed{};  ///< of kListed; then batch and context are its size and mean
-  /// With a window: the newest tokens of each sequence that plans append or query again. What only
-  /// earlier ones see has been given up.
+  /// With a window: the newest tokens of each sequence that plans append or query again. Pages that
+  /// only earlier queries see were given up.
   std::int64_t again = 1;
 };
 
@@ -92,7 +92,7 @@ class Workload {
   void scatter_free_pages();
   void begin();
   void grow();
-  /// The batch of a plan, of which the sequences have been truncated by what it appends.
+  /// Truncates the sequences by the tokens that a plan appends. Returns the plan's batch.
   std::vector<BatchEntry> truncated(std::int64_t append, std::int64_t queries);
 
   Mesh& mesh_;

@@ -47,6 +47,25 @@ int fail_together(Output& out, const std::string& message) {
   return kUsageError;
 }
 
+// Returns the status of `run`, or prints its error, which all ranks have: the ranks agreed on it,
+// or it follows from the flags, which are the same on every rank.
+template <class Run>
+auto run_together(Output& out, const Run& run) -> decltype(run()) {
+  try {
+    return run();
+  } catch (const AgreedError& error) {
+    return fail_together(out, error.what());
+  } catch (const InvalidArgument& error) {
+    return fail_together(out, error.what());
+  } catch (const Unsupported& error) {
+    return fail_together(out, error.what());
+  } catch (const OutOfMemory& error) {
+    return fail_together(out, error.what());
+  } catch (const StreamError& error) {
+    return fail_together(out, error.what());
+  }
+}
+
 // Prints an error that may be this rank's alone.
 int fail_alone(Output& out, const std::string& message) {
   const std::optional<int> rank = rank_for_messages();
@@ -141,22 +160,14 @@ std::optional<int> run_alone(const Command& command, const Flags& flags, Output&
   const std::string& name = command.name;
   if (name != "plan-capacity" && name != "replay" && name != "inspect") return std::nullopt;
   if (!is_rank_0()) return 0;
-  try {
+  return run_together(out, [&] {
     if (name == "inspect") return run_inspect(flags.inspect, flags.json, out);
     if (name == "replay") {
       if (flags.replay.has_caches()) check_device(command.mesh);
       return run_replay(flags.replay, command.mesh, flags.json, out);
     }
     return run_plan_capacity(flags.capacity, flags.json, out);
-  } catch (const InvalidArgument& error) {
-    return fail_together(out, error.what());
-  } catch (const Unsupported& error) {
-    return fail_together(out, error.what());
-  } catch (const OutOfMemory& error) {
-    return fail_together(out, error.what());
-  } catch (const StreamError& error) {
-    return fail_together(out, error.what());
-  }
+  });
 }
 
 constexpr const char* kAbout =
@@ -199,22 +210,12 @@ int run(int argc, char** argv, Output& out) {
   const bool under_mpi = !flags.verify.worker && launch_from_environment().by_mpi();
   std::optional<MpiSession> session;
   if (under_mpi) session.emplace(argc, argv, *command.mesh.deadline);
-  try {
+  // Any other error leaves through the session, which then does not wait for the other ranks: the
+  // launcher ends them.
+  return run_together(out, [&] {
     if (const std::optional<int> status = run_verify_apart(command, flags, out)) return *status;
     return run_on_ranks(command, flags, line, under_mpi, out);
-  } catch (const AgreedError& error) {
-    return fail_together(out, error.what());
-  } catch (const InvalidArgument& error) {  // flags are the same on every rank
-    return fail_together(out, error.what());
-  } catch (const Unsupported& error) {
-    return fail_together(out, error.what());
-  } catch (const OutOfMemory& error) {  // the ranks agreed on it
-    return fail_together(out, error.what());
-  } catch (const StreamError& error) {  // all ranks have it
-    return fail_together(out, error.what());
-  }
-  // Anything else leaves through the session, which then does not wait for the others: the launcher
-  // ends them.
+  });
 }
 
 }  // namespace

@@ -15,9 +15,9 @@
 
 namespace kvmesh::replay {
 
-/// Its calls are collective over the mesh. Of every `every`th batch (0: none) attention is
-/// computed, in all layers. The ranks then compare sequences in turn: the output of the newest
-/// token, in one query head of each kv head, another one the next time.
+/// Its calls are collective over the mesh. In every `every`th batch (0: in none) it computes
+/// attention, in all layers. The ranks then compare sequences in turn: the output of the newest
+/// token in one query head of each kv head, which is another one the next time.
 class AttendingCache final : public Served {
  public:
   /// REQUIRES: `contents` are of this shape. @throws the errors of KvCache.

@@ -42,13 +42,13 @@ struct StepOptions {
 };
 
 /// Drives three things alike: the cache under test, one that has all pages on one rank, and plain
-/// arrays. In a reproducible cache the one rank, on the same device, runs each sequence alone, and
-/// its bits must be equal; other caches' is on the CPU. Free pages are kept full of NaN. All ranks
-/// make the same calls and draw the same random keys, values, queries and states. What is wrong
-/// goes to `findings`, so that a wrong number on one rank does not leave the others waiting.
+/// arrays. The one rank is on the CPU; but that of a reproducible cache is on the same device, runs
+/// each sequence alone, and must have equal bits. Free pages are kept full of NaN. All ranks make
+/// the same calls and draw the same random keys, values, queries and states. Wrong numbers go to
+/// `findings`, so that one on one rank does not leave the other ranks waiting.
 ///
-/// A plan may have limits. Then the tensors have room for more tokens than the batch has, and what
-/// it does not use is NaN.
+/// A plan may have limits. Then the tensors have room for more tokens than the batch has, and the
+/// unused rows are NaN.
 class CheckedCache {
  public:
   CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_t seed);
@@ -73,7 +73,7 @@ class CheckedCache {
   /// Publishes the full pages of the sequence's first tokens, which have these names. REQUIRES: a
   /// name always stands for the same keys; a sequence with states has exactly these tokens.
   void publish(SequenceId sequence, const std::vector<std::int32_t>& names);
-  /// Makes a sequence of what is published of these tokens: from then on it has their keys, and the
+  /// Makes a sequence of the published run of these tokens: from then on it has their keys, and the
   /// state after the last of them. REQUIRES: the pools have room for all that was published, so
   /// that both caches have kept it.
   SequenceId create_with_prefix(const std::vector<std::int32_t>& names);
@@ -94,7 +94,7 @@ class CheckedCache {
 
  private:
   using Layers = std::vector<DenseSequence>;
-  /// What was published: the content of tokens, under their names.
+  /// The content of published tokens, under their names.
   struct Published {
     std::vector<std::int32_t> names;
     Layers content;
@@ -108,17 +108,20 @@ class CheckedCache {
   void add_twin(SequenceId sequence, SequenceId twin);
   void keep_content(const std::vector<KeptTokens>& batch);
   static void keep_first(Layers& layers, std::int64_t length);
-  /// What was published of the first `length` of these tokens; with states, of no more of them.
+  /// Returns the published content of the first `length` of these tokens; with states, of exactly
+  /// these.
   const Published* find_published(const std::vector<std::int32_t>& names,
                                   std::int64_t length) const;
   /// Completes moves of rebalance_now. Returns whether some were under way.
   bool complete_moves();
   std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch, const StepOptions& options);
+  /// Lists the queries of the step's batch.
+  void add_queries(Step& step) const;
 
-  /// With `filled` rows of numbers, the rest NaN.
+  /// Returns a tensor with random numbers in the first `filled` rows, and NaN in the others.
   HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t filled, std::int64_t heads,
                            std::int64_t dim);
-  /// [1, 1, q_heads].
+  /// Returns sinks [1, 1, q_heads].
   HostTensor random_sinks(int q_heads);
   Inputs random_inputs(const Step& step, int layer);
   void run_layer(Step& step, int layer);

@@ -31,7 +31,7 @@ CheckedExternal::Engine& CheckedExternal::engine_of(int layer, const EngineForm&
   if (known != engines_.end() && known->second.pages.form() == form) return known->second;
   Mesh& mesh = cache_.mesh();
   const CacheOptions& options = cache_.group_options(group);
-  // Forks do not share pages here.
+  // Forks do not share pages here, so the engine needs more pages than the cache.
   const std::int64_t pages = 2 * options.pages_per_rank + 8;
   EnginePages made(mesh, cache_.pool(layer),
                    share_of(options.kv_heads, mesh.head_rank(), mesh.head_parallel()), form, pages);

@@ -11,7 +11,7 @@
 
 namespace kvmesh::verify {
 
-/// For each query of a step the positions that it sees: PageTables::token_lists.
+/// The positions that each query of a step sees: PageTables::token_lists.
 struct TokenLists {
   std::vector<std::int32_t> positions{};  ///< [queries, length]; -1: none
   std::int64_t length = 0;                ///< 0: there are no lists
@@ -38,8 +38,8 @@ class CheckedExternal {
     EnginePages pages;
     ExternalPool pool;
   };
-  /// Of layers like this one; null if such pages cannot take the batch, or the plan. The same on
-  /// every rank.
+  /// Returns the engine's pages for layers like this one; null if they cannot take the batch, or
+  /// the plan. The same on every rank.
   Engine* engine_for(int layer, const EngineForm& form, std::span<const EngineSequence> batch,
                      const PlanOptions& options, const TokenLists& lists);
 

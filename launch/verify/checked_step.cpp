@@ -101,6 +101,17 @@ std::optional<StepPlan> CheckedCache::try_plan(std::span<const BatchEntry> batch
   return plan;
 }
 
+void CheckedCache::add_queries(Step& step) const {
+  const std::vector<std::int64_t>& given = step.options.plan.q_positions;
+  for (std::size_t s = 0; s < step.batch.size(); ++s) {
+    const BatchEntry& entry = step.batch[s];
+    const std::int64_t queries = queries_of(entry);
+    const std::int64_t first = cache_.length(entry.sequence) - queries;
+    for (std::int64_t i = 0; i < queries; ++i)
+      step.queries.push_back({s, given.empty() ? first + i : given[step.queries.size()]});
+  }
+}
+
 bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& options) {
   std::optional<StepPlan> plan = try_plan(batch, options);
   if (!plan && complete_moves()) plan = try_plan(batch, options);
@@ -114,15 +125,7 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   }
   if (!plan) return false;
   Step step(batch, options, std::move(*plan), std::move(*single));
-  for (std::size_t s = 0; s < batch.size(); ++s) {
-    const BatchEntry& entry = batch[s];
-    const std::int64_t queries = queries_of(entry);
-    const std::int64_t first = allocator().length(entry.sequence) - queries;
-    for (std::int64_t i = 0; i < queries; ++i) {
-      const std::vector<std::int64_t>& given = options.plan.q_positions;
-      step.queries.push_back({s, given.empty() ? first + i : given[step.queries.size()]});
-    }
-  }
+  add_queries(step);
   const StepLimits room = options.plan.limits.value_or(StepLimits{.sequences = 0});
   expect(step.plan.query_tokens() ==
              (options.plan.limits ? room.sequences * room.query_tokens : std::ssize(step.queries)),

@@ -61,7 +61,7 @@ class EnginePages {
   void fill(const KvPool& from, const PageAllocator& source, std::span<const EngineSequence> batch);
   /// The pages on the mesh's device, with all that the host has now.
   KvPool on_device();
-  /// Good until the next batch.
+  /// Valid until the next batch.
   PageTables tables() const;
 
   /// Whether all that holds no token, appended ones included, is still NaN. REQUIRES: the device is

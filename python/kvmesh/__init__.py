@@ -30,7 +30,7 @@ __version__ = ".".join(map(str, _kvmesh.version))
 
 @_atexit.register
 def _finish() -> None:
-    """Ends MPI, which waits for all ranks. Not called if an error ends this one, so that mpirun
+    """Ends MPI, which waits for all ranks. It is not called if an error ends this rank, so that mpirun
     notices and ends the others."""
     if getattr(_sys, "last_value", None) is None:
         _kvmesh.finish_mpi()

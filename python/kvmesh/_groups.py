@@ -1,4 +1,4 @@
-"""Where the ranks of a mesh meet, for the extension module."""
+"""Finds the place where the ranks of a mesh meet, for the extension module."""
 
 import os
 import secrets
@@ -8,8 +8,8 @@ from .errors import InvalidArgument
 
 
 def meeting_of(group):
-    """(rank, size, "host:port", secret): the group's first rank finds a free port, makes a secret, and
-    sends both to the others."""
+    """Returns (rank, size, "host:port", secret): the group's first rank finds a free port, makes a secret,
+    and sends both to the others."""
     from torch import distributed
     rank, first = distributed.get_rank(group), distributed.get_global_rank(group, 0)
     meeting = [None, None]
@@ -25,13 +25,13 @@ def meeting_of(group):
 
 
 def address_of(comm):
-    """The address of an mpi4py communicator's MPI_Comm."""
+    """Returns the address of an mpi4py communicator's MPI_Comm."""
     from mpi4py import MPI
     return MPI._addressof(comm)
 
 
 def host_and_port(rendezvous):
-    """(host, port) of "host:port"; an IPv6 address is in brackets."""
+    """Returns (host, port) of "host:port", in which an IPv6 address is in brackets."""
     host, _, port = rendezvous.rpartition(":")
     if not host or not port.isdecimal() or int(port) >= 2**16:
         raise InvalidArgument(f"a rendezvous is \"host:port\", not {rendezvous!r}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def _of_torch():
-    """The libraries that torch would load."""
+    """Returns the libraries that torch would load."""
     try:
         found = importlib.util.find_spec("torch") and importlib.util.find_spec("nvidia.nccl")
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Which rank holds which page, as a picture for a notebook or a file."""
+"""Draws which rank holds which page, as a picture for a notebook or a file."""
 
 from __future__ import annotations
 

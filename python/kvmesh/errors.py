@@ -25,7 +25,7 @@ class UnknownSequence(Error):
 
 
 class OutOfPages(Error):
-    """try_plan returns None instead."""
+    """The pools have too few free pages; try_plan returns None instead."""
 
     code = 5
     asked_pages: int
@@ -41,7 +41,8 @@ class OutOfMemory(Error, MemoryError):
 
 
 class Timeout(Error, TimeoutError):
-    """late: ranks; empty: this rank's own device."""
+    """A peer did not answer within the deadline. late: the ranks; empty if this rank's own device was
+    late."""
 
     code = 8
     waiter: int

@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def load(options: argparse.Namespace, device: str) -> tuple[Any, Any]:
-    """(model, tokenizer)."""
+    """Returns (model, tokenizer)."""
     import kvmesh.transformers  # registers the attention
     from transformers import AutoModelForCausalLM, AutoTokenizer, utils
     utils.logging.disable_progress_bar()  # of every rank
@@ -48,7 +48,7 @@ def load(options: argparse.Namespace, device: str) -> tuple[Any, Any]:
 
 def generate(model: Any, tokenizer: Any, mesh: kvmesh.Mesh,
              options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
-    """(texts, what KvmeshCache.stats says)."""
+    """Returns (texts, KvmeshCache.stats())."""
     from transformers import set_seed
     inputs = tokenizer(options.prompt, return_tensors="pt", padding=True, return_token_type_ids=False)
     rows, prompt_tokens = inputs["input_ids"].shape

@@ -46,8 +46,8 @@ Enum choice(std::initializer_list<Enum> all, std::int32_t number, const char* wh
 
 inline std::string text_or_empty(const char* text) { return text == nullptr ? "" : text; }
 
-/// The caller's options as this library knows them: what an older caller does not have is 0. What a
-/// newer one has beyond must be 0.
+/// Returns the caller's options as this library knows them: members that an older caller lacks are
+/// 0. Members that a newer caller has beyond them must be 0.
 /// @throws InvalidArgument.
 template <class Options>
 Options known(const Options* given) {

@@ -13,8 +13,8 @@
 namespace kvmesh {
 
 /// The group's page tables and what follows them. The allocators of a cache's groups have one id
-/// space, and are given the same operations, so a sequence has one id in all of them. The pages
-/// themselves are in the cache's pools. Never moved.
+/// space and get the same operations, so a sequence has one id in all of them. The pages themselves
+/// are in the cache's pools. Never moved.
 struct CacheGroup {
   /// REQUIRES: the mesh and the memory of `scales` outlive it.
   CacheGroup(Mesh& mesh, CacheOptions of_group, const AllocatorOptions& pages,
@@ -30,8 +30,8 @@ struct CacheGroup {
 
   /// Whether it holds states instead of keys and values.
   bool has_states() const { return options.state_bytes > 0; }
-  /// The planes of one of its layers, this rank's or another's, as append and attention see them.
-  /// REQUIRES: keys and values.
+  /// Returns one layer's planes, this rank's or another's, as append and attention see them.
+  /// REQUIRES: the group has keys and values.
   KvPool pool(const PagePlanes& planes) const {
     return kv_pool(shape.attention, shape.format, planes, head_scales);
   }

@@ -42,7 +42,7 @@ class KvCache::State {
   std::deque<CacheGroup> groups;
   std::vector<std::size_t> group_of_layer;
   std::vector<PoolSizes> pool_sizes;    // [page rank]
-  std::vector<AppendRequest> requests;  // of the last batch
+  std::vector<AppendRequest> requests;  // of the last batch; kept for its memory
   std::set<CacheUser*> users;           // the plans
   PlanHistory history;                  // of all plans and replans
   std::unique_ptr<CacheTiers> tiers;    // null: none
@@ -54,9 +54,9 @@ class KvCache::State {
   void pages_taken(std::optional<Stream> after = {}) {
     if (tiers) tiers->pages_taken(after);
   }
-  /// Gives up moves of rebalance_now, and then loads that match_prefix_now has started, if
-  /// `can(group)` of some group is OutOfPages: an operation that needs pages comes before them.
-  /// @throws what `can` does.
+  /// Gives up moves of rebalance_now, and then loads that match_prefix_now has started, while
+  /// `can(group)` of some group is OutOfPages: operations get pages before moves and loads do.
+  /// @throws the errors of `can`.
   template <class Can>
   void take_back_pages(const Can& can) {
     for (std::size_t g = 0; g < groups.size() && side_moves.has_destinations(); ++g)
@@ -64,25 +64,26 @@ class KvCache::State {
     for (std::size_t g = 0; g < groups.size() && tiers && tiers->is_loading(); ++g)
       if (!can(g)) tiers->give_up_loads();
   }
-  /// Waits until tiers, and moves that were given up, have read and written all pages: before
-  /// anyone else does.
+  /// Waits until tiers, and moves that were given up, have read and written all pages. Call it
+  /// before any use of pages that no stream orders after them.
   void wait_for_move_streams() {
     if (tiers) tiers->wait();
     wait_for_late_moves();
   }
-  /// Does so for the moves of imports, exports, copies and rebalance_now that were given up.
+  /// Waits for the late moves alone: those of imports, exports, copies and rebalance_now that were
+  /// given up.
   void wait_for_late_moves() {
     staging.wait(mesh.world());
     side_moves.wait(mesh.world());
     for (CacheGroup& group : groups) group.backend->after_late_moves({});
   }
-  /// The work to come on `stream` runs after those; on the CPU it waits for them.
+  /// Later work on `stream` runs after the late moves; on the CPU the call waits for them.
   void order_after_late_moves(Stream stream) {
     staging.before(stream);
     side_moves.before(stream);
     for (CacheGroup& group : groups) group.backend->after_late_moves(stream);
   }
-  /// The work to come on `stream` runs after them; on the CPU as wait_for_move_streams.
+  /// Later work on `stream` runs after tiers and late moves; on the CPU as wait_for_move_streams.
   void order_after_move_streams(Stream stream) {
     if (tiers) tiers->before(stream);
     order_after_late_moves(stream);
@@ -110,7 +111,7 @@ class KvCache::State {
   /// the middle of the work. Does nothing with one kv rank.
   /// @throws Timeout, NcclError.
   void wait_for_peers();
-  /// wait_for_peers before memory is freed; drops the errors.
+  /// Calls wait_for_peers before memory is freed, and drops the errors.
   void let_go() noexcept;
 
   /// Returns the slots of these positions for a write to a layer of the group; tokens of other
@@ -119,7 +120,7 @@ class KvCache::State {
   std::vector<TokenSlot> slots_of(const CacheGroup& group, SequenceId sequence,
                                   std::span<const std::int64_t> positions) const;
 
-  /// check_step for all groups. @throws InvalidArgument, UnknownSequence.
+  /// Runs check_step for all groups. @throws InvalidArgument, UnknownSequence.
   std::vector<SequenceSize> check_batch(std::span<const BatchEntry> batch,
                                         const StepRules& rules) const;
   /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocators,
@@ -135,10 +136,10 @@ class KvCache::State {
   Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end,
                                  std::optional<Stream> stream = {});
   /// Makes the copies of copy on write that each group's allocator asks for, which has taken pages
-  /// for them. With the stream of the steps those within a rank are part of its work; all others
-  /// are made on return. The ranks make the copies of each group
-  /// together, so a failure of this rank is one of the result: `rethrow` it. If `attempt` has
-  /// failed before, this rank makes no copies, and only takes part in the exchanges.
+  /// for them. With the stream of the steps the copies within a rank are part of its work; all
+  /// others are made on return. The ranks make the copies of each group together, so this rank
+  /// keeps a failure in the result: `rethrow` it. If `attempt` has failed before, this rank makes
+  /// no copies, and only takes part in the exchanges.
   /// @throws Timeout, PeerLost.
   [[nodiscard]] Attempt make_copies(std::span<const std::vector<PageCopy>> copies,
                                     std::optional<Stream> stream, Attempt attempt = {});
@@ -148,15 +149,17 @@ class KvCache::State {
 
   /// Starts the copies of side moves that were ordered. `after` as in KvCache::rebalance_now.
   void start_side_moves(std::optional<Stream> after);
-  /// Starts moves in each group by `start(group, pages that move so far)`, which returns copies.
-  /// Gives up loads that match_prefix_now has started if their pages would move.
+  /// Starts moves in each group by `start(group, moves)`, which returns copies; `moves` is the
+  /// number of pages that move so far. Gives up loads that match_prefix_now has started if their
+  /// pages would move.
   template <class Start>
   std::vector<std::vector<PageCopy>> start_moves(const Start& start);
   /// Makes the copies of moves that each group's allocator has started, and finishes the moves. If
   /// a copy fails on any rank, cancels them. Returns how many pages have moved.
   /// @throws the error of this rank's copy; Error if another rank's failed.
   std::int64_t complete_moves(std::span<const std::vector<PageCopy>> copies);
-  /// @throws also the failure of `attempt`. Collective over the world.
+  /// Makes the copies of moves on all ranks. @throws as complete_moves, and the failure of
+  /// `attempt`. Collective over the world.
   void copy_moves(std::span<const std::vector<PageCopy>> copies, Attempt attempt);
   /// @throws InvalidArgument if there is no such rank.
   PoolSizes& pool_size(PageRank rank);

@@ -48,7 +48,7 @@ void CacheTiers::pages_taken(std::optional<Stream> after) {
   try {
     copy_after(after);
   } catch (...) {
-    // The pages may still be written to, so no copy is right. The index goes on as that of the
+    // The pages may still be written to, so no copy is right. The index stays equal to that of the
     // other ranks.
     failure = std::current_exception();
     if (!failure_) failure_ = failure;
@@ -77,8 +77,8 @@ std::vector<TierJob> CacheTiers::copies_so_far() {
 }
 
 PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after) {
-  // Its own loads would wait behind those that are under way, and may be of the same pages.
-  if (is_loading() && needs_files(key)) settle(mesh_.world().deadline() / 2);
+  // The match's own loads would wait behind those that are under way, and may be of the same pages.
+  if (is_loading() && needs_files(key)) publish_loads(mesh_.world().deadline() / 2);
   return match(key, after, InFiles::kWait);
 }
 
@@ -113,7 +113,7 @@ std::vector<std::int64_t> CacheTiers::of_all_ranks(std::span<const std::int64_t>
   return all;
 }
 
-/// Of each of the numbers, the least of all ranks. @throws as of_all_ranks.
+/// Returns the least of all ranks for each of the numbers. @throws as of_all_ranks.
 std::vector<std::int64_t> CacheTiers::least_of_all_ranks(std::span<const std::int64_t> mine,
                                                          const Attempt& attempt,
                                                          std::string_view operation) {
@@ -173,8 +173,8 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
   limit = fill(key, pages, parts, match.pin, after, attempt);
   unpin_host(parts);
   limit == pages ? publish(match, key) : release(match);
-  // Without files the other ranks have their pages, and the match. Those of this rank are published
-  // as theirs are, so none of its pages may go to a tier any more.
+  // Without files the other ranks have their pages, and the match. This rank's pages are published
+  // as theirs are, but may be wrong, so none of its pages may go to a tier any more.
   if (!has_files(parts) && attempt.failed()) {
     if (!failure_) failure_ = attempt.failure();
     for (const auto& tiers : tiers_) tiers->copies().give_up();
@@ -206,7 +206,7 @@ std::int64_t CacheTiers::fill(const PrefixKey& key, std::int64_t pages, std::spa
   return of_all;
 }
 
-/// Starts what fills the pages of the parts.
+/// Starts the loads of the parts' pages, after the stores of the pages that were evicted for them.
 void CacheTiers::start(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
                        std::optional<Stream> after, Attempt& attempt, std::vector<Load>& loads) {
   attempt.always([&] { pages_taken(after); });
@@ -241,7 +241,7 @@ void CacheTiers::release(const PrefixMatch& match) {
   for (CacheGroup& group : groups_) group.allocator.release(match);
 }
 
-/// Adds to `loads` those that are under way, also if one cannot be submitted.
+/// Adds the submitted loads to `loads`, also if a later one cannot be submitted.
 void CacheTiers::submit_loads(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
                               std::vector<Load>& loads) {
   std::size_t pages = 0;
@@ -258,11 +258,11 @@ void CacheTiers::submit_loads(const PrefixKey& key, std::span<const Part> parts,
   }
 }
 
-/// Returns the first page that did not come; `pages` if all came. Those of files are there then;
-/// copies from the host tiers may be under way.
+/// Returns the first page that did not come; `pages` if all came. The pages of files are complete
+/// then; copies from the host tiers may be under way.
 std::int64_t CacheTiers::wait_for(std::span<const Load> loads, const PrefixKey& key,
                                   std::int64_t pages) {
-  // Others wait in the exchange meanwhile, so a slow disk has half of their deadline.
+  // Other ranks wait in the exchange meanwhile, so a slow disk has half of their deadline.
   const auto end = std::chrono::steady_clock::now() + mesh_.world().deadline() / 2;
   bool is_late = false;
   for (const Load& load : loads) {
@@ -284,7 +284,7 @@ void CacheTiers::distrust(std::size_t group, const PrefixKey& key, std::int64_t 
 void CacheTiers::flush() {
   if (tiers_.front()->file() == nullptr) return;
   copy_after({});
-  wait();  // what pages hold whose copies have failed must not be written
+  wait();  // the content of a page whose copy has failed must not be stored
   keep_failure([&] {
     for (const auto& tiers : tiers_) tiers->store_all();
     const std::chrono::milliseconds deadline = mesh_.world().deadline();

@@ -21,22 +21,23 @@ namespace kvmesh {
 /// Follows the allocators' change logs: stores what they evict, and brings it back for matches.
 ///
 /// The ranks agree on what the host tiers hold without a message, since that depends on the order
-/// of operations alone. What a file tier holds depends on disks. So a match that could go on from
-/// files exchanges, over the world, how many pages each rank finds, and then how many it has read
-/// and checked; all ranks take the least. A file that is bad on one rank is a miss on all. A rank
-/// that fails sends a number for it in these exchanges, so that no other waits for it.
+/// of operations alone. The content of a file tier depends on disks. In a match that files may
+/// lengthen, the ranks therefore exchange, over the world, how many pages each of them finds, and
+/// then how many it has read and checked; all ranks take the least. A file that is bad on one rank
+/// is a miss on all. A rank that fails sends a special number in these exchanges, so that no other
+/// rank waits for it.
 ///
-/// Loads that match_now has started are in a list that is equal on all ranks. Whether their pages
-/// have come is known to each rank for itself, until an exchange of a later match publishes what
-/// has come on all. Until then the pages are held by a pin of the list. When others need the pages,
-/// all ranks give the loads up at the same operation, without a message.
+/// Loads that match_now has started are in a list that is equal on all ranks. Each rank knows only
+/// which of its own pages have come, until an exchange of a later match publishes those that have
+/// come on all ranks. Until then a pin of the list holds the pages. When an operation needs the
+/// pages, all ranks give the loads up at that operation, without a message.
 class CacheTiers {
  public:
   /// Orders the work to come on the stream after moves that were given up; without a stream it
   /// blocks until they are done.
   using AfterLateMoves = std::function<void(std::optional<Stream>)>;
-  /// The copies run after late moves. REQUIRES: all but the options, the function and `calls`
-  /// outlive it, what the function uses all but its destructor.
+  /// The copies run after late moves. REQUIRES: the mesh, the groups and the pools outlive it; the
+  /// objects that the function uses live until its destructor begins.
   /// @throws OutOfMemory on every rank if a rank has no room for its host tier. Collective.
   CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
              const PoolStorage& pools, AfterLateMoves after_late_moves,
@@ -47,8 +48,9 @@ class CacheTiers {
   /// `after`, or, without it, after all work of the device, for which the call then waits.
   void pages_taken(std::optional<Stream> after = {});
   /// The work to come on `stream` runs after all copies from and to the pools. On the CPU it blocks
-  /// until they are done. @throws as PageCopies::before; from then on every call, and those below:
-  /// what a page holds whose copy has failed is unknown, though others may find it by its hash.
+  /// until they are done. @throws as PageCopies::before. After that this call and those below throw
+  /// the same every time: the content of a page whose copy has failed is unknown, though a match
+  /// may find the page by its hash.
   void before(Stream stream);
   /// Blocks until all copies from and to the pools are done. @throws as PageCopies::wait_all.
   void wait();
@@ -57,13 +59,13 @@ class CacheTiers {
   /// As match_prefix of the groups, tiers included; `after` as in pages_taken. Collective over the
   /// world if there is a file tier, and device and host do not have all full pages of the key.
   /// @throws the failure of a wait or a copy of this rank; in an exchange, Error if another rank
-  /// has one: then no rank has pinned anything. Without an exchange the index goes on as that of
-  /// the other ranks, and every later call throws, too.
+  /// has one: then no rank has pinned anything. Without an exchange the index stays equal to that
+  /// of the other ranks, and every later call throws, too.
   PrefixMatch match(const PrefixKey& key, std::optional<Stream> after);
   /// As KvCache::match_prefix_now. Collective and @throws as match.
   PrefixMatch match_now(const PrefixKey& key, std::optional<Stream> after);
   bool is_loading() const { return !loadings_.empty(); }
-  /// Whether a page that is being loaded is the source of a copy. [group]
+  /// Whether a page that is being loaded is the source of one of the copies, [group].
   bool loads_to(std::span<const std::vector<PageCopy>> copies) const;
   /// Ends all loads that are under way, and gives their pages back. Call it on every rank, at the
   /// same operation. Waits for nothing.
@@ -153,7 +155,7 @@ class CacheTiers {
   std::int64_t start_loads(const PrefixKey& key, std::optional<Stream> after);
   void load_run(const PrefixKey& key, std::int64_t pages, std::int64_t here,
                 std::vector<Part>&& parts, std::optional<Stream> after);
-  void settle(std::chrono::milliseconds most);
+  void publish_loads(std::chrono::milliseconds most);
   static Arrival arrived(const Loading& loading);
   void end_loads(const Loading& loading);
   void publish_arrived(Loading& loading, std::int64_t pages);
@@ -163,7 +165,7 @@ class CacheTiers {
   void check() const {
     if (failure_) std::rethrow_exception(failure_);
   }
-  /// Runs a step that throws what has failed of the copies so far, and keeps it.
+  /// Runs a step that throws the failure of an earlier copy, and keeps that failure.
   template <class Step>
   void keep_failure(const Step& step) {
     check();

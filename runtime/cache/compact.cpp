@@ -29,12 +29,12 @@ void check_once(std::span<const KeptTokens> batch) {
   require(std::ranges::adjacent_find(slots) == slots.end(), "compact: a sequence appears twice");
 }
 
-/// The sequence's length afterwards.
+/// Returns the sequence's length afterwards.
 std::int64_t length_with(const KeptTokens& tokens) {
   return tokens.begin + std::ssize(tokens.kept);
 }
 
-/// How many tokens stay where they are.
+/// Returns how many of the kept tokens stay in place.
 std::int64_t unmoved(const KeptTokens& tokens) {
   std::int64_t count = 0;
   for (std::int64_t position : tokens.kept) {
@@ -82,8 +82,8 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
     }
   }
   check_once(batch);
-  // If a copy fails on this rank, the others make theirs, and exchange them with this one, and all
-  // ranks have the same lengths afterwards.
+  // If a copy fails on this rank, the other ranks still make their copies and exchange tokens with
+  // this one, so that all ranks have the same lengths afterwards.
   Attempt attempt;
   for (const KeptTokens& tokens : batch) {
     const std::int64_t first = tokens.begin + unmoved(tokens), end = length_with(tokens);

@@ -9,7 +9,7 @@ namespace kvmesh {
 PrefixMatch CacheTiers::match_now(const PrefixKey& key, std::optional<Stream> after) {
   std::int64_t coming = 0;
   if (needs_files(key)) {
-    settle(std::chrono::milliseconds(0));
+    publish_loads(std::chrono::milliseconds(0));
     coming = start_loads(key, after) * key.rules().page_size;
   }
   PrefixMatch match = this->match(key, after, InFiles::kNo);
@@ -24,8 +24,8 @@ std::int64_t CacheTiers::start_loads(const PrefixKey& key, std::optional<Stream>
     Places places = no_places(key);
     const std::int64_t here = longest(places, key, limit, {});
     const std::int64_t coming = longest(places, key, limit, {.counts_coming = true});
-    // What lies behind pages that are being loaded waits for them: a pin has all pages before its
-    // own. All ranks know that without a message.
+    // Pages behind those that are being loaded wait for them: a pin has all pages before its own.
+    // All ranks decide so without a message.
     if (here == limit || coming > here) return coming;
     const Run run = agreed_run(places, key, limit, InFiles::kNow);
     if (run.pages <= here) return run.coming;
@@ -64,10 +64,10 @@ void CacheTiers::load_run(const PrefixKey& key, std::int64_t pages, std::int64_t
   publish_arrived(loading, here);
 }
 
-/// Publishes what has come on all ranks. Releases the runs whose loads have ended on all: of those,
-/// the first page that has not come has failed on some rank. Waits for them, at most for `most`;
-/// after a wait it gives up what is late.
-void CacheTiers::settle(std::chrono::milliseconds most) {
+/// Publishes the pages that have come on all ranks. Releases the runs whose loads have ended on all
+/// ranks; the first page that has not come in such a run has failed on some rank. Waits for the
+/// loads, at most for `most`; after a wait it gives up the late ones.
+void CacheTiers::publish_loads(std::chrono::milliseconds most) {
   if (!is_loading()) return;
   const auto end = std::chrono::steady_clock::now() + most;
   std::vector<std::int64_t> mine;
@@ -94,7 +94,7 @@ void CacheTiers::settle(std::chrono::milliseconds most) {
   if (most.count() > 0) give_up_loads();
 }
 
-/// What has come on this rank.
+/// Returns how much of a run has come on this rank.
 CacheTiers::Arrival CacheTiers::arrived(const Loading& loading) {
   Arrival arrival{.pages = loading.pages};
   for (const Load& load : loading.loads) {
@@ -105,7 +105,7 @@ CacheTiers::Arrival CacheTiers::arrived(const Loading& loading) {
   return arrival;
 }
 
-/// Gives back what has not come.
+/// Gives back the pages that have not come.
 void CacheTiers::end_loads(const Loading& loading) {
   for (const Load& load : loading.loads)
     coming_[load.group].erase(loading.key.hashes()[static_cast<std::size_t>(load.page)]);

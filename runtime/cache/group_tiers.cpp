@@ -11,7 +11,7 @@
 namespace kvmesh {
 namespace {
 
-/// Everything but heads that decides what the bytes of a group's pages mean.
+/// A hash of everything, except heads, that decides what the bytes of a group's pages mean.
 std::uint64_t fingerprint(const CacheOptions& cache, const CacheOptions& group,
                           std::span<const int> layers, const PrefixRules& rules) {
   Hash hash;
@@ -123,16 +123,16 @@ bool GroupTiers::read_evictions() {
 }
 
 void GroupTiers::store_evicted() {
-  // Children are evicted before their parents, and are no hits without them.
+  // Children are evicted before their parents, and without them are no hits: drop the first ones.
   const auto most = static_cast<std::size_t>(stores_per_operation_);
   const std::size_t first = evicted_.size() - std::min(evicted_.size(), most);
   const auto store = [&](Tier& tier, PageId page) {
     tier.submit_store(group_.allocator.page_hash(page), {.page = page});
   };
   for (std::size_t i = 0; i < first; ++i) drops_ += evicted_[i].rank() == mesh_.page_rank();
-  if (host_) {  // what comes last leaves last
+  if (host_) {  // a page that is stored later leaves later
     for (std::size_t i = first; i < evicted_.size(); ++i) store(*host_, evicted_[i]);
-  } else {  // what comes first has a buffer
+  } else {  // the first ones surely get a buffer
     for (std::size_t i = evicted_.size(); i-- > first;) store(*file_, evicted_[i]);
   }
   if (file_ && !host_) {  // children leave before their parents, as they left the device

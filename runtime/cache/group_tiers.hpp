@@ -41,14 +41,15 @@ class GroupTiers {
   /// @throws std::bad_alloc, Error if there is no room for the host tier.
   GroupTiers(Mesh& mesh, const CacheOptions& cache, CacheGroup& group, const PoolStorage& pools,
              std::size_t number, FileCalls& calls);
-  /// Gives up loads that are under way.
+  /// Cancels loads that are under way.
   ~GroupTiers();
   GroupTiers(const GroupTiers&) = delete;
   GroupTiers& operator=(const GroupTiers&) = delete;
 
-  /// Reads what was evicted since the last call. Returns whether store_evicted has something to do.
+  /// Reads which pages were evicted since the last call. Returns whether store_evicted has
+  /// something to do.
   bool read_evictions();
-  /// Stores it. Writers of the pages must be done.
+  /// Stores those pages. REQUIRES: no writer of them is still running, or copies() runs after it.
   void store_evicted();
 
   /// Finds a page on the device or in the host tiers: equal on all ranks.
@@ -56,7 +57,7 @@ class GroupTiers {
   /// Finds a page in this rank's files.
   PagePlace find_file(const PageHash& hash, InFiles how);
   TierJob load(const PageHash& hash, const PagePlace& from, PageId to);
-  /// On every rank: pages of a run came from files.
+  /// Counts pages that came from files as hits there. Call it on every rank.
   void loaded(std::span<const PageHash> pages);
   PageCopies& copies() { return copies_; }
   HostTier* host() { return host_.get(); }

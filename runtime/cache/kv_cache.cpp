@@ -185,7 +185,7 @@ KvCache::State::~State() {
     try {
       wait();
     } catch (const std::exception&) {
-      // The error is dropped: no one is left who uses the pages.
+      // The error is dropped: nothing uses the pages any more.
     }
   };
   end([&] { staging.wait(mesh.kv_comm()); });  // which the mesh owns; its world may be gone

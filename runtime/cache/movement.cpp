@@ -17,7 +17,8 @@ std::optional<Rank> first_without(Communicator& world, bool good, std::string_vi
 
 }  // namespace
 
-/// On every rank, or on none: the ranks exchange whether they have made their copies.
+/// The moves are finished on every rank or on none: the ranks exchange whether they have made their
+/// copies.
 std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy>> copies) {
   std::int64_t moved = 0;
   for (const std::vector<PageCopy>& of_group : copies) moved += std::ssize(of_group);
@@ -35,7 +36,8 @@ std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy
 }
 
 void KvCache::State::copy_moves(std::span<const std::vector<PageCopy>> copies, Attempt attempt) {
-  for (std::size_t g = 0; g < copies.size(); ++g)  // others wait for this rank in the next, too
+  // After a failure, too: the other ranks wait for this one in each group.
+  for (std::size_t g = 0; g < copies.size(); ++g)
     attempt.always([&] { make_copies(g, copies[g], "move pages", {}, attempt); });
   std::optional<Rank> failed;
   try {
@@ -67,7 +69,7 @@ std::vector<std::vector<PageCopy>> KvCache::State::start_moves(const Start& star
 std::int64_t KvCache::rebalance(std::int64_t limit) {
   require(limit >= 0, "rebalance of {} pages", limit);
   State& cache = state();
-  cache.side_moves.settle();
+  cache.side_moves.complete();
   return cache.complete_moves(cache.start_moves([&](std::size_t g, std::int64_t moves) {
     return cache.groups[g].allocator.start_rebalance(limit - moves);
   }));
@@ -125,7 +127,7 @@ Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
   const auto can_resize = [&](std::size_t g) {
     return cache.groups[g].allocator.can_resize(rank, sizes[g]);
   };
-  cache.side_moves.settle();
+  cache.side_moves.complete();
   cache.take_back_pages(can_resize);
   for (std::size_t g = 0; g < sizes.size(); ++g)
     if (const Result<Done> can = can_resize(g); !can) return can.reason();
@@ -137,7 +139,7 @@ Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
   Attempt attempt;
   if (rank == cache.mesh.page_rank()) {
     attempt([&] {
-      if (size.growth == Growth::kPieces) cache.wait_idle();  // earlier readers of what goes
+      if (size.growth == Growth::kPieces) cache.wait_idle();  // the pages that go may still be read
       cache.pools.resize(sizes);
     });
   }

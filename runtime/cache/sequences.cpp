@@ -99,8 +99,8 @@ void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> co
   if (PlanHistory::kInterval == 1) kvmesh::check_replicas(groups[group].allocator, mesh.world());
   if (!copies.empty())
     attempt([&] { stream ? order_after_move_streams(*stream) : wait_for_move_streams(); });
-  copy_on_write(*groups[group].backend, pools, peers, mesh.kv_comm(), mesh.membership(), copies,
-                group, operation, stream, std::move(attempt));
+  transfer_pages(*groups[group].backend, pools, peers, mesh.kv_comm(), mesh.membership(), copies,
+                 group, operation, stream, std::move(attempt));
 }
 
 PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {

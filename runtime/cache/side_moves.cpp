@@ -33,9 +33,10 @@ void SideMoves::start(std::optional<Stream> after, std::vector<TierJob> jobs) {
   copies_.prepare(moves_, after);
 }
 
-/// Starts what is left to start. Moves that were given up have no failure.
+/// Starts the copies that are left, and returns whether this rank's part is done. Moves that were
+/// given up have no failure.
 bool SideMoves::is_done_here() {
-  if (phase_ != Phase::kGivenUp)  // a device that has failed is asked first: its jobs never end
+  if (phase_ != Phase::kGivenUp)  // polls the device first: the jobs of a failed one never end
     return copies_.is_done() && std::ranges::all_of(jobs_, completed) && copies_.advance();
   try {
     return copies_.is_done();
@@ -119,10 +120,10 @@ void SideMoves::give_up() {
   attempt_ = {};
 }
 
-void SideMoves::settle() {
+void SideMoves::complete() {
   Communicator& world = mesh_.world();
   while (is_under_way()) {
-    // Others wait in the exchange meanwhile.
+    // Other ranks wait in the exchange meanwhile, so this one takes half of their deadline.
     attempt_([&] {
       wait_until([this] { return is_done_here(); },
                  {world.rank(), world.deadline() / 2, "move pages beside steps"});

@@ -32,7 +32,7 @@ namespace kvmesh {
 ///
 /// No rank writes to a page that another one may still read: the allocators keep the sources in
 /// place until the end. A destination that was given back may be written by a late copy of its own
-/// rank, so what that rank does with its pages comes after that copy (`before`, `wait`).
+/// rank, so that rank orders later work on its pages after that copy (`before`, `wait`).
 class SideMoves {
  public:
   /// REQUIRES: all references outlive it.
@@ -45,11 +45,12 @@ class SideMoves {
 
   /// Orders moves in the allocators. Returns whether there are some. REQUIRES: none are under way.
   bool order(const RebalanceOptions& options);
-  /// What this rank does for the moves that were ordered: a failure goes into the next `proceed`.
+  /// Keeps the failures of this rank's steps for the ordered moves, until the next `proceed`
+  /// exchanges them.
   Attempt& attempt() { return attempt_; }
   /// The copies begin after the work on `after`, and after `jobs` of tiers.
   void start(std::optional<Stream> after, std::vector<TierJob> jobs);
-  /// Goes on as far as all ranks are. If a step or a copy has failed on a rank, all give the moves
+  /// Advances as far as all ranks are. If a step or a copy has failed on a rank, all give the moves
   /// up. @throws the failure of this rank; Error if another rank has one.
   /// Collective over the world if moves are under way.
   void proceed();
@@ -58,19 +59,19 @@ class SideMoves {
   void give_up();
   /// Completes the moves that are under way. Blocks. Collective and @throws as proceed; also
   /// Timeout.
-  void settle();
+  void complete();
   /// Returns the pages that have moved since the last call, and those under way.
   MoveProgress take_progress();
 
-  /// Of moves that were given up: the work to come on `stream` runs after them. On the CPU it
-  /// blocks until they are done.
+  /// Later work on `stream` runs after moves that were given up. On the CPU the call blocks until
+  /// they are done.
   void before(Stream stream) {
     if (phase_ == Phase::kGivenUp) copies_.before(stream);
   }
-  /// The same for all that comes: blocks until they are done. @throws Timeout, Error if the device
-  /// has failed.
+  /// Blocks until moves that were given up are done. @throws Timeout, Error if the device has
+  /// failed.
   void wait(const Communicator& world);
-  /// Blocks until no copy is under way, as `wait`.
+  /// Blocks until no copy is under way, given up or not. @throws as wait.
   void end(const Communicator& world);
 
  private:

@@ -15,12 +15,12 @@ namespace kvmesh {
 /// Two buffers, and the stream of the moves between them and the pools: one is moved while the host
 /// works on the other. A cache keeps them, because pinned memory takes the system long to provide.
 ///
-/// A move for which an import or export has stopped to wait goes on, and may write pages that the
+/// A move goes on when an import or export stops waiting for it, and may write pages that the
 /// import has given back. All ranks give them back at once, so that their allocators stay the same;
 /// on the rank with the late move, the next use of any page comes after it (`wait`, `before`), as
 /// after late copies of pages (Backend::after_late_moves).
 struct Staging {
-  /// The size of a buffer, unless a record has more. One launch and one copy move as many
+  /// The size of a buffer, unless a record is larger. One launch and one copy move this many bytes
   /// (PageCopier).
   std::size_t batch_bytes = std::size_t{16} << 20;
   std::array<HostMemory, 2> buffers{};   // empty until they are used

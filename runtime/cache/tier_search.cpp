@@ -69,8 +69,8 @@ bool CacheTiers::needs_files(const PrefixKey& key) {
   return tiers_.front()->file() != nullptr && longest(places, key, pages, {}) < pages;
 }
 
-/// The longest run that all ranks have. What a rank's files are being stored for is coming: the
-/// others find it in the files later.
+/// Returns the longest run that all ranks have. A page that some rank is storing in a file counts
+/// as coming: the other ranks find the file later.
 CacheTiers::Run CacheTiers::agreed_run(Places& places, const PrefixKey& key, std::int64_t most,
                                        InFiles in_files) {
   const std::int64_t without_files = longest(places, key, most, {});

@@ -18,9 +18,10 @@ struct TokenMove {
   TokenPlace to{};
 };
 
-/// The tokens `to` become what the tokens `from` were before the call: those may be some of the
-/// same. On a GPU it runs on `stream`, and blocks only where this rank sends or receives a token.
-/// If a copy fails on this rank, the exchange is made nevertheless, and then the error is thrown.
+/// Copies the tokens at `from` to `to`. The two may overlap: every token is read before any is
+/// written. On a GPU it runs on `stream`, and blocks only where this rank sends or receives a
+/// token. If a copy fails on this rank, the exchange is made nevertheless, and then the error is
+/// thrown.
 /// REQUIRES: all ranks pass the same moves; `members` are of `kv`.
 /// Collective over `kv` if a token moves between ranks.
 void move_tokens(Backend& backend, const TokenPlanes& planes, Communicator& kv,

@@ -21,11 +21,11 @@ class ExternalPool::State {
   void wait_for_peers() {
     if (mesh.kv_parallel() > 1) backend->wait_idle();
   }
-  /// wait_for_peers before memory is freed; drops the errors.
+  /// Calls wait_for_peers before memory is freed, and drops the errors.
   void let_go() noexcept;
   /// @throws InvalidArgument unless `pool` has the form that plans are for.
   void check_form(const KvPool& pool) const;
-  /// The rules for tables with token lists, whose units are tokens; else `rules`.
+  /// Returns the rules for tables: for token lists those whose units are tokens, else `rules`.
   /// @throws InvalidArgument if strides do not let tokens be pages.
   TableRules rules_for(const PageTables& tables) const;
   Backend& backend_for(const PageTables& tables);

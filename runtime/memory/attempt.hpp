@@ -1,4 +1,4 @@
-// Keeps a failure of one rank until the others need it no more.
+// Keeps a failure of one rank while the other ranks still wait for that rank.
 #pragma once
 
 #include <exception>
@@ -7,11 +7,11 @@
 
 namespace kvmesh {
 
-/// Steps of which the first failure is kept, so that this rank still takes part in what the others
-/// wait for.
+/// Runs steps and keeps the first failure, so that this rank still takes part in the steps that
+/// other ranks wait for.
 class Attempt {
  public:
-  /// Runs a step of this rank alone; after a failure none.
+  /// Runs a step of this rank alone; does nothing after a failure.
   template <class Step>
   void operator()(const Step& step) {
     if (failure_) return;
@@ -21,7 +21,7 @@ class Attempt {
       keep();
     }
   }
-  /// The same, of a step that refuses on all ranks alike. @throws InvalidArgument, Unsupported.
+  /// The same for a step that all ranks refuse alike. @throws InvalidArgument, Unsupported.
   template <class Step>
   void unless_refused(const Step& step) {
     if (failure_) return;
@@ -35,7 +35,7 @@ class Attempt {
       keep();
     }
   }
-  /// Runs a step that must not be left out, also after a failure.
+  /// Runs a step that is needed even after a failure.
   template <class Step>
   void always(const Step& step) {
     try {
@@ -44,7 +44,7 @@ class Attempt {
       keep();
     }
   }
-  /// Runs a step in which other ranks take part, also after a failure. @throws Timeout, PeerLost:
+  /// Runs a step in which other ranks take part, even after a failure. @throws Timeout, PeerLost:
   /// after these the ranks cannot communicate.
   template <class Step>
   void together(const Step& step) {

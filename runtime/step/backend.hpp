@@ -70,10 +70,10 @@ class StepKernels {
     combine(partial, output, stream);
   }
 
-  // The checks that depend on the device and on the way of the combine. Those that are the same for
-  // all come first, and once: the callers' (StepRun, PagedAttention), and of a pool its owner's.
-  // All come before the first kernel of a layer, so a layer that is refused has written nothing.
-  // REQUIRE: a plan. @throws InvalidArgument, Unsupported.
+  // The checks that depend on the device and on the way of the combine. The checks that are the
+  // same for all devices come first, and once: StepRun and PagedAttention make them, and the owner
+  // of a pool checks that. All come before the first kernel of a layer, so a layer that is refused
+  // has written nothing. REQUIRE: a plan. @throws InvalidArgument, Unsupported.
   virtual void check_append(const KvPool& /*pool*/) const {}
   virtual void check_attend_partial(const AttendInput& /*input*/, const KvPool& /*pool*/) const {}
   virtual void check_combine(const Partial& mine, const CombineOutput& output) const = 0;
@@ -113,14 +113,14 @@ class Backend {
   virtual void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                      std::span<const TokenSlot> slots, Stream stream) = 0;
   /// Returns a function that moves pages of a GPU, as PageMover::move does; empty on the CPU. With
-  /// `on` the moves run after the work on that stream, the work to come there runs after them, and
-  /// they are not done on return. Valid as long as the backend.
+  /// `on` the moves run after the work on that stream, later work there runs after them, and they
+  /// are not done on return. Valid as long as the backend.
   virtual DeviceMoves device_moves(std::optional<Stream> on = {}) {
     static_cast<void>(on);
     return {};
   }
-  /// Moves of `device_moves` without a stream that were not done at the deadline go on. The work to
-  /// come on `stream` runs after them; without one it blocks until they are done.
+  /// Moves of `device_moves` without a stream that were not done at the deadline go on. Later work
+  /// on `stream` runs after them; without a stream the call blocks until they are done.
   /// @throws Timeout, Error if the device has failed.
   virtual void after_late_moves(std::optional<Stream> stream) { static_cast<void>(stream); }
   /// Returns a new stream of a GPU, for page moves beside the steps; null on the CPU.

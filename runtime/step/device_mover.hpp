@@ -13,9 +13,9 @@ namespace kvmesh {
 
 /// The moves of Backend::device_moves.
 ///
-/// A move for which the host has stopped to wait goes on, and may write pages that its caller has
-/// given back, as those of streams may (Staging). It is late until a wait has seen its end; every
-/// use of pages meanwhile comes after it, and the owner of its packed rows is kept until then.
+/// A move goes on when the host stops waiting for it, and may write pages that its caller has given
+/// back, as the moves of Staging may. It is late until a wait has seen its end; every use of pages
+/// meanwhile comes after it, and the owner of its packed rows is kept until then.
 class DeviceMover {
  public:
   using IsDone = std::function<bool()>;
@@ -29,7 +29,7 @@ class DeviceMover {
   /// to come there runs after them. REQUIRES: with `on`, the caller keeps packed rows alive.
   /// @throws what `wait` throws.
   void move(const PageMoves& moves, std::optional<Stream> on);
-  /// The work to come on `on` runs after late moves; without a stream it blocks until they are
+  /// Later work on `on` runs after late moves; without a stream the call blocks until they are
   /// done. @throws as move.
   void after_late_moves(std::optional<Stream> on);
 

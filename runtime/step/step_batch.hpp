@@ -38,7 +38,7 @@ class StepBatch {
   void add(const SequenceStep& sequence);
   /// Appends the position of a query.
   void add_position(std::int64_t position) { q_positions_.push_back(position); }
-  /// Sets what combines that compare plans send along.
+  /// Sets the digest that combines which compare plans send along.
   void set_digest(const PlanDigest& digest) { digest_ = digest; }
 
   const std::vector<SequenceStep>& sequences() const { return sequences_; }

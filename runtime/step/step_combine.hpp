@@ -16,7 +16,7 @@ namespace kvmesh {
 class StepCombine {
  public:
   /// Plans nothing. `has_limits`: the step has StepLimits. `merges_alike`: no way is chosen, unless
-  /// it is asked for, that may merge a row otherwise where there are more of them.
+  /// it is requested, that may merge a row in another order when the batch has more rows.
   /// @throws InvalidArgument if no way of the group has the strategy.
   StepCombine(CombineWays& ways, const CombineOptions& options, bool has_limits,
               bool merges_alike = false);

@@ -55,7 +55,7 @@ void RecordRows::place(PageRank rank, int head_rank, std::span<const RowPlace> r
   }
 }
 
-/// Returns where a page has the row; null if no one has placed it.
+/// Returns where a page has the row; null if it has not been placed.
 std::byte* RecordRows::data(const Row& row) const {
   const std::size_t of_run = row.head / heads_of_rank_ * runs_.size() + row.run;
   const RowPlace& place = places_[of_run * planes() + row.plane];

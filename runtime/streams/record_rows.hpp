@@ -23,7 +23,7 @@ struct RecordRun {
   std::int32_t page_token = 0;  ///< the first token, in the page
 };
 
-/// Joins of all sizes that streams have needed.
+/// The joins of checksums for all sizes that streams have needed.
 class Crc32cJoins {
  public:
   const Crc32cJoin& of(std::size_t second_bytes) {
@@ -46,7 +46,7 @@ class RecordRows {
   RecordRows(const SequenceHeader::Group& group, const RecordPlace& place, std::int64_t tokens,
              std::span<const RecordRun> runs, int head_parallel);
 
-  /// Says where the rows of a rank's heads lie: [runs of the page rank][planes], of the first head.
+  /// Sets where the rows of a rank's heads lie: [runs of the page rank][planes], of the first head.
   void place(PageRank rank, int head_rank, std::span<const RowPlace> rows);
 
   std::size_t count() const { return planes() * heads_ * runs_.size(); }

@@ -3,10 +3,10 @@
 namespace kvmesh {
 namespace {
 
-// Rows in host memory are gathered as many at a time: enough for all threads, and little beside the
-// memory of the stream.
+// Bytes of rows in host memory that are gathered at a time: enough for all threads, and little
+// beside the memory of the stream.
 constexpr std::size_t kBatchBytes = std::size_t{4} << 20;
-// A sink reads these from a cache where it takes them by write().
+// Bytes that a sink which takes records by write() still finds in a cache.
 constexpr std::size_t kWrittenBytes = std::size_t{1} << 20;
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace kvmesh {
 class RecordTransfer {
  public:
   /// `outcome` gets a failure to prepare this rank's part. REQUIRES: the header, and what the parts
-  /// refer to, outlive it; no one else uses the sequence's pages until it ends.
+  /// refer to, outlive it; nothing else uses the sequence's pages until it ends.
   RecordTransfer(const CacheParts& cache, const SequenceHeader& header, SequenceId sequence,
                  StreamWay way, Outcome& outcome);
 

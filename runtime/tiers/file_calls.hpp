@@ -1,4 +1,4 @@
-// The calls of the system that page files need, so that tests can let each of them fail.
+// The system calls that page files need, as an interface, so that tests can make each of them fail.
 #pragma once
 
 #include <sys/types.h>
@@ -19,9 +19,9 @@ class FileCalls {
   virtual int close(int file);
   virtual int rename(const char* from, const char* to);
   virtual int remove(const char* path);
-  /// The file's time becomes the present one.
+  /// Sets the file's time to the present.
   virtual int touch(const char* path);
-  /// Makes the folder and those above it. Returns 0, also if it is there.
+  /// Makes the folder and those above it. Returns 0 also if it exists already.
   virtual int make_folder(const char* path);
 };
 

@@ -24,7 +24,7 @@ std::string hex(const PageHash& hash) {
   return text;
 }
 
-/// The hash that `hex` has made a text of; nothing of other texts.
+/// The inverse of `hex`. Returns nothing for other texts.
 std::optional<PageHash> hash_of(std::string_view text) {
   PageHash hash;
   if (text.size() != 2 * hash.bytes.size()) return std::nullopt;
@@ -51,8 +51,8 @@ constexpr std::int64_t FileFaults::*kCountOf[] = {
 };
 static_assert(std::size(kCountOf) == static_cast<std::size_t>(FileFault::kIo) + 1);
 
-/// Files over the limit that one store tries to remove without success: in a folder that is
-/// read-only no file can be.
+/// A store gives up after this many files over the limit that it could not remove: in a read-only
+/// folder it can remove none.
 constexpr int kMostFailures = 8;
 
 /// The folders of pages have ranges of heads, of which a page's header has 16 bits.
@@ -91,7 +91,7 @@ std::string FileTier::path(const Folder& folder, const PageHash& hash) const {
   return fmt::format("{}/{}/{}/{}.page", folder.path, name.substr(0, 2), name.substr(2, 2), name);
 }
 
-/// Reads which ranges of heads there are.
+/// Lists the folders, one for each range of heads.
 void FileTier::find_folders() {
   folders_ = {own_};
   std::error_code error;
@@ -110,9 +110,8 @@ void FileTier::find_folders() {
   });
 }
 
-/// Reads which files this rank has to count, and removes those over the limit, and parts of files
-/// that killed processes have left. The kv ranks divide the files by the last digits of their
-/// hashes.
+/// Lists the files that this rank counts. Removes those over the limit, and parts of files that
+/// killed processes have left. The kv ranks divide the files by the last digits of their hashes.
 void FileTier::find_files() {
   struct Found {
     fs::file_time_type time;
@@ -139,8 +138,8 @@ void FileTier::find_files() {
   for (const Found& file : found) add(file.hash, file.bytes);
 }
 
-/// Counts a file, and removes those over the limit. One that cannot be removed still counts, and
-/// the next one leaves in its place. REQUIRES: the lock.
+/// Counts a file, and removes those over the limit. A file that cannot be removed still counts, and
+/// the next one is removed instead. REQUIRES: the lock.
 void FileTier::add(const PageHash& hash, std::int64_t bytes) {
   kept_.add(hash, bytes);
   for (int failures = 0; failures < kMostFailures;) {
@@ -156,7 +155,7 @@ void FileTier::add(const PageHash& hash, std::int64_t bytes) {
   }
 }
 
-/// Counts a fault. A file that is gone already is removed. REQUIRES: the lock.
+/// Removes a file, and counts a fault. A file that is gone already is no fault. REQUIRES: the lock.
 FileFault FileTier::remove(const std::string& path) {
   const FileFault fault = remove_page_file(calls_, path);
   if (fault != FileFault::kNone) ++counter(fault);
@@ -224,8 +223,8 @@ TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
   return job_done(false);
 }
 
-/// Returns a free buffer for a page whose store is under way from then on. Null if there is none:
-/// the page is dropped.
+/// Takes a free buffer for a page, whose store is under way from then on. Returns null if no buffer
+/// is free: the page is dropped.
 std::shared_ptr<HostMemory> FileTier::take_buffer(const PageHash& hash) {
   const std::lock_guard lock(mutex_);
   if (free_.empty()) {
@@ -238,7 +237,7 @@ std::shared_ptr<HostMemory> FileTier::take_buffer(const PageHash& hash) {
   return buffer;
 }
 
-/// Stores the page after it was copied into the buffer, which is free then.
+/// Stores the page after it was copied into the buffer, and frees the buffer afterwards.
 TierJob FileTier::store_later(const PageHash& hash, const PageSource& from,
                               const std::shared_ptr<HostMemory>& buffer) {
   std::byte* const image = buffer->data() + kPageFileHeader;
@@ -247,7 +246,7 @@ TierJob FileTier::store_later(const PageHash& hash, const PageSource& from,
   return copies_.then([this, hash, bytes = from.bytes, image, packed, buffer] {
     if (bytes != nullptr) std::memcpy(image, bytes, options_.shape.image_bytes());
     jobs_.submit([this, hash, packed, buffer] {
-      // The copy is done, so its result is on the way: a device that has failed gives none.
+      // The copy is done, so its result comes soon; but a failed device never gives one.
       const bool has_page =
           packed.wait_for(std::chrono::seconds(60)) == std::future_status::ready && packed.get();
       const bool stored = has_page && store(hash, *buffer);
@@ -302,8 +301,8 @@ bool FileTier::is_cancelled(std::uint64_t wave) {
   return wave != wave_;
 }
 
-/// Orders the copy under the lock, so that cancel_loads comes before it or after it: what comes
-/// later to the page waits for it.
+/// Submits the copy under the lock, so that cancel_loads comes before it or after it; in the second
+/// case later uses of the page wait for the copy.
 bool FileTier::unpack(std::int32_t page, std::uint64_t wave) {
   TierJob unpacked;
   {
@@ -335,7 +334,7 @@ bool FileTier::load(const PageHash& hash, std::byte* image) {
                              [&](const Folder* folder) { return read_part(*folder, hash, image); });
 }
 
-/// Reads a file and takes the heads that this rank has.
+/// Reads a file and copies this rank's heads into the image.
 bool FileTier::read_part(const Folder& folder, const PageHash& hash, std::byte* image) {
   PageFileShape shape = options_.shape;
   shape.first_head = static_cast<std::uint16_t>(folder.first_head);
@@ -385,7 +384,7 @@ bool FileTier::wait_for_stores(std::chrono::milliseconds most) {
   } catch (const Error&) {
     failure = std::current_exception();
   }
-  const bool is_done = jobs_.wait_all(most);  // which give buffers back, also of copies that failed
+  const bool is_done = jobs_.wait_all(most);  // jobs free the buffers, also after failed copies
   if (failure) std::rethrow_exception(failure);
   return is_done;
 }

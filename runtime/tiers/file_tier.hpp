@@ -28,13 +28,13 @@ namespace kvmesh {
 class FileTier final : public Tier {
  public:
   struct Options {
-    std::string folder{};  ///< of the model and the layers
+    std::string folder{};  ///< that of the model and the layers
     PageFileShape shape{};
     PageFormat format{};
     PageFileWay way{};
     std::int64_t bytes = 0;  ///< the most that this rank keeps
     Eviction eviction = Eviction::kHits;
-    int ranks = 1;  ///< that share the head range's files, and this one's number
+    int ranks = 1;  ///< kv ranks, which divide the files of these heads; `me` is this one
     PageRank me{};
     Device device{};
   };
@@ -47,16 +47,17 @@ class FileTier final : public Tier {
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
   TierJob submit_load(const PageHash& hash, PageId to) override;
   bool wait_for_stores(std::chrono::milliseconds most) override;
-  /// The files of these pages count as used, the first page before the others, after the stores so
-  /// far. `hit`: they were loaded, which a later run sees, too. Call it on every rank: one of them
-  /// counts a file.
+  /// Counts the files of these pages as used, the first page first, after the stores so far. `hit`:
+  /// they were loaded; then their times on the disk change, too, for later runs. Call it on every
+  /// rank: each counts its share of the files.
   void renew(std::vector<PageHash> pages, bool hit);
-  /// A page's file could not be read on some rank: the next store of the page replaces it.
+  /// Records that a page's file could not be read on some rank: the next store of the page replaces
+  /// the file.
   void distrust(const PageHash& hash) { distrusted_.insert(hash); }
   bool is_distrusted(const PageHash& hash) const { return distrusted_.contains(hash); }
-  /// Loads that are under way write to no page any more: they fail. `why` is counted.
+  /// Makes the loads under way fail, without a write to a page from now on. Counts `why`.
   void cancel_loads(FileFault why = FileFault::kNone);
-  /// Cancels loads, and blocks until none uses the copies: at most until one file is read.
+  /// Cancels loads, and blocks until none uses the copies: at most for the read of one file.
   void end_loads();
   TierCounts counts() const override;
   FileFaults faults() const;
@@ -93,9 +94,9 @@ class FileTier final : public Tier {
   std::vector<Folder> folders_;  // this rank's first
   HostMemory loaded_;            // the image of the page that is being loaded
   std::unordered_set<PageHash, FirstBytes> distrusted_;
-  TierJob last_load_ = job_done();  // those before it end before it
+  TierJob last_load_ = job_done();  // earlier loads end before it
 
-  mutable std::mutex mutex_;  // of all below
+  mutable std::mutex mutex_;  // guards all below
   std::vector<HostMemory> free_;
   std::unordered_set<PageHash, FirstBytes> under_way_;  // stores
   KeptFiles kept_;

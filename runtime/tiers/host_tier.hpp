@@ -28,7 +28,8 @@ class HostTier final : public Tier {
     Eviction eviction = Eviction::kHits;
     Device device{};
   };
-  /// `below`, or null, gets the pages that leave. REQUIRES: all but the options outlive the tier.
+  /// `below`, which may be null, stores the pages that leave. REQUIRES: all but the options outlive
+  /// the tier.
   HostTier(const Options& options, PageCopies& copies, Tier* below);
 
   TierAnswer lookup(const PageHash& hash) override;
@@ -43,7 +44,8 @@ class HostTier final : public Tier {
   }
   TierCounts counts() const override { return counts_; }
 
-  /// Pinned pages do not leave. REQUIRES: the tier has them; no page is pinned twice.
+  /// Keeps pages from leaving until they are unpinned. REQUIRES: the tier has them; no page is
+  /// pinned twice.
   void pin(std::span<const PageHash> pages);
   void unpin(std::span<const PageHash> pages);
   /// Calls `visit(hash, source)` for each page of this rank.
@@ -72,7 +74,7 @@ class HostTier final : public Tier {
   PrefixIndex index_;
   EvictionPages pages_;
   std::vector<EvictionQueues> queues_;  // [rank]
-  std::vector<PageSlot> filled_;        // [rank] slots that were used once
+  std::vector<PageSlot> filled_;        // [rank] slots that were used at least once
   HostMemory memory_;                   // [pages_per_rank][page_bytes]
   std::vector<TierJob> written_;        // [pages_per_rank] the copy to this memory
   TierCounts counts_;

@@ -25,7 +25,7 @@ class JobQueue {
   JobQueue(const JobQueue&) = delete;
   JobQueue& operator=(const JobQueue&) = delete;
 
-  /// Returns the job's result to come.
+  /// Returns the job's future result.
   std::shared_future<bool> submit(Job job, bool urgent = false);
   /// Blocks until no job is left. Returns false if some are left after `most`.
   /// @throws the first error of a job.

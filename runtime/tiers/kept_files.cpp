@@ -5,7 +5,7 @@
 namespace kvmesh {
 namespace {
 
-/// 8 MiB of them at most, also where pages are small and files many.
+/// At most 8 MiB of ghosts, also where pages are small and files many.
 constexpr std::uint64_t kMostGhosts = std::uint64_t{1} << 20;
 
 PageSlot usual_files(std::int64_t most_bytes, std::int64_t file_bytes) {
@@ -81,7 +81,7 @@ std::optional<PageHash> KeptFiles::excess() {
   return files_[queues_.victim(pages_)].hash;
 }
 
-/// The policy remembers it, for the case that the page comes again.
+/// The policy keeps a ghost of the page, in case it comes again.
 void KeptFiles::left(const PageHash& hash) {
   const PageSlot slot = find(hash);
   queues_.evicted(pages_, slot, hash);

@@ -1,4 +1,4 @@
-// The page files that a rank counts, and the order in which they leave.
+// The page files that a rank counts, and the order in which they are removed.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace kvmesh {
 
-/// For tables of the standard library: a page's hash is one already.
+/// A hash function for tables of the standard library: the first bytes of a page's hash.
 struct FirstBytes {
   std::size_t operator()(const PageHash& hash) const {
     std::size_t value = 0;
@@ -21,23 +21,23 @@ struct FirstBytes {
   }
 };
 
-/// Knows which files of pages there are, and which goes first, by the policy of the prefix cache,
-/// when they are too large together. The caller removes the files.
+/// Records the files of pages and their sizes, and chooses, by the policy of the prefix cache, the
+/// file to remove when all together are too large. The caller removes the files.
 class KeptFiles {
  public:
-  /// `file_bytes`: of a usual file.
+  /// `file_bytes` is the size of a usual file.
   KeptFiles(Eviction policy, std::int64_t most_bytes, std::int64_t file_bytes);
 
-  /// A file was written. It takes the place of an older one of the page.
+  /// Records that a file was written. It replaces an older file of the page.
   void add(const PageHash& hash, std::int64_t bytes);
-  /// The file counts as used last. Returns whether it is known.
+  /// Makes the file the most recently used. Returns whether it is known.
   bool used(const PageHash& hash);
-  /// As used, and as one that a lookup has found.
+  /// As used, and counts a hit.
   bool hit(const PageHash& hash);
-  /// The file is gone, or another rank's.
+  /// Forgets a file that is gone, or that another rank counts.
   void forget(const PageHash& hash);
-  /// The page that goes first, while the files are larger together than they may be: the caller
-  /// removes its file, and then it has `left`; or it cannot, and the file is `used`.
+  /// Returns the page whose file is to be removed next; empty if all files together are small
+  /// enough. The caller removes the file and calls `left`, or calls `used` if it cannot.
   std::optional<PageHash> excess();
   /// REQUIRES: excess() has returned it.
   void left(const PageHash& hash);

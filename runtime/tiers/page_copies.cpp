@@ -24,7 +24,7 @@ PageCopies::~PageCopies() {
   }
 }
 
-/// A batch is one way, and no page and no image is in it twice: its copies run side by side.
+/// A batch has one direction, and no page and no image twice, because its copies run concurrently.
 TierJob PageCopies::copy(std::int32_t page, std::byte* image, bool packs) {
   const std::lock_guard lock(mutex_);
   if (gave_up_) return job_done(false);

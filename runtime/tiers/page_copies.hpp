@@ -16,18 +16,19 @@
 
 namespace kvmesh {
 
-/// Copies whole pages in the order of the calls. So a page or its image may be given away as soon
-/// as its copy is submitted, if all others who use it wait for the copies (`before`, `wait_all`),
-/// or copy by this class, too. An image is a page's planes, layer after layer, plane after plane,
-/// each [heads, page_size, elements].
+/// Copies whole pages in the order of the calls. So a page or its image may be reused as soon as
+/// its copy is submitted, if all later uses wait for the copies (`before`, `wait_all`) or are
+/// copies of this class. An image is a page's planes, layer after layer, plane after plane, each
+/// [heads, page_size, elements].
 ///
-/// Copies are gathered to batches, each one call of the stream. After an unpack that has failed
-/// no pack succeeds, because it may copy what that has left. Threads may share it.
+/// Copies are gathered to batches, each one call of the stream. After a failed unpack no pack
+/// succeeds, because it might copy the page that the unpack has left unfinished. Threads may share
+/// it.
 class PageCopies {
  public:
   /// Copies pages of one layer group. Keeps the rank and the deadline that `world` has now, for
-  /// waits of other threads and of the destructor. REQUIRES: `pools` outlives this object, and
-  /// `world` all but these waits.
+  /// waits of other threads and of the destructor. REQUIRES: `pools` outlives this object; `world`
+  /// lives as long as calls other than these waits are made.
   PageCopies(const PoolStorage& pools, std::unique_ptr<MoveStream> stream,
              const Communicator& world, std::size_t group = 0);
   /// Waits for the copies, at most for the deadline.
@@ -40,18 +41,18 @@ class PageCopies {
   TierJob unpack(const std::byte* image, std::int32_t page) {
     return copy(page, const_cast<std::byte*>(image), false);
   }
-  /// Runs `work` on some thread after all copies so far and before later ones. It makes no call of
-  /// the device.
+  /// Runs `work` on some thread after all copies so far and before later ones. REQUIRES: `work`
+  /// makes no call of the device.
   TierJob then(std::function<bool()> work);
-  /// Starts what is gathered; every wait does, too.
+  /// Starts the gathered batch, as every wait does, too.
   void start();
 
-  /// Makes no more copies: those to come fail.
+  /// Makes no further copies: later calls return failed jobs.
   void give_up();
 
-  /// The copies to come run after the work that is on `stream` now.
+  /// Later copies run after the work that is on `stream` now.
   void after(Stream stream);
-  /// The work to come on `stream` runs after the copies so far; on the CPU it blocks until they are
+  /// Later work on `stream` runs after the copies so far; on the CPU the call blocks until they are
   /// done. @throws the first error of a copy since the last call.
   void before(Stream stream);
   /// Blocks until all copies are done. @throws as before; Timeout.
@@ -79,12 +80,12 @@ class PageCopies {
   int page_size_;
   std::size_t page_bytes_;
   const Communicator& world_;
-  Rank me_;  // not of `world_`, as the deadline: a cache may outlive its ranks' meeting
+  Rank me_;  // kept, as the deadline, for the destructor: a cache may outlive `world_`
   std::chrono::milliseconds deadline_;
-  std::mutex errors_;  // of the next two alone, as the stream's thread takes it
+  std::mutex errors_;  // guards the next two alone, since the stream's thread takes it
   std::exception_ptr error_;
-  bool has_lost_page_ = false;  // what some page of the pools holds is unknown
-  std::mutex mutex_;            // of all below
+  bool has_lost_page_ = false;  // the content of some page of the pools is unknown
+  std::mutex mutex_;            // guards all below
   bool gave_up_ = false;
   Batch batch_;  // gathered
   std::promise<bool> batch_done_;

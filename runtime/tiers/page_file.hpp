@@ -38,7 +38,7 @@ struct PageFileShape {
   friend bool operator==(const PageFileShape&, const PageFileShape&) = default;
 };
 
-/// The reason why a file was not read or written; kNone: it was.
+/// The reason why a file was not read or written; kNone if it was.
 enum class FileFault : std::uint8_t {
   kNone,
   kMissing,
@@ -61,25 +61,25 @@ constexpr std::size_t file_buffer_bytes(std::size_t file_bytes) {
   return (file_bytes + kFileBlock - 1) / kFileBlock * kFileBlock;
 }
 
-/// Writes the file under another name, then renames it, so no reader gets a part. `buffer` has room
-/// for the header, the image, and zeros up to a whole block. Makes the folder if it is missing. A
-/// fault leaves no file behind, as far as the system lets it.
+/// Writes the file under another name, then renames it, so no reader finds a part of it. `buffer`
+/// has room for the header, the image, and zeros up to a whole block. Makes the folder if it is
+/// missing. A fault leaves no file behind, as far as the system lets it.
 FileFault write_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
                           const PageHash& hash, std::span<std::byte> buffer,
                           const PageFileWay& way);
 
-/// Reads the file and checks it all: `buffer` gets header and image.
+/// Reads the file into `buffer`, header and image, and checks all of it.
 FileFault read_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
                          const PageHash& hash, std::span<std::byte> buffer, const PageFileWay& way);
 
-/// Removes the file. It is no fault if there is none.
+/// Removes the file. A missing file is no fault.
 FileFault remove_page_file(FileCalls& calls, const std::string& path);
 
 /// Returns whether a file is the unfinished work of a write_page_file whose process has ended. For
 /// a file of another machine it returns true once a day has passed since the last write.
 bool is_left_over(const std::filesystem::path& path);
 
-/// Checks `size` bytes of a file.
+/// Checks the bytes of a whole file.
 FileFault check_page_file(std::span<const std::byte> file, const PageFileShape& shape,
                           const PageHash& hash);
 

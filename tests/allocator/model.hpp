@@ -74,7 +74,7 @@ class Model {
     return (tokens + options_.page_size - 1) / options_.page_size;
   }
   std::map<PageId, std::int32_t> references() const;
-  /// One more of pages that are being copied: who writes to them copies them first.
+  /// One more of pages that are being copied: a sequence that writes to them copies them first.
   std::map<PageId, std::int32_t> references_to_write() const;
   bool is_source(PageId page) const;
   bool is_destination(PageId page) const;

@@ -12,7 +12,7 @@
 namespace kvmesh {
 namespace {
 
-/// What grows in the same batch, and comes first there, leaves the copy its page.
+/// A sequence that grows in the same batch, and comes first there, leaves the copy its page.
 TEST(NearCopies, TakeTheirPagesBeforeSequencesGrow) {
   for (Placement placement : {Placement::kBalanced, Placement::kStriped, Placement::kPacked})
     for (const std::int64_t threshold : {0, 1000}) {

@@ -370,7 +370,7 @@ TEST_P(Properties, RandomOperationsMatchTheModel) {
         for (int rank = 0; rank < ranks; ++rank)
           options.pool_pages.push_back(uniform(random, 0, options.pages_per_rank));
       Driver driver(options, random());
-      const std::int64_t steps = test::operations(200, 1.0 / (3 * 8 * 17));
+      const std::int64_t steps = test::operations(400, 1.0 / (3 * 8 * 17));
       for (std::int64_t step = 0; step < steps; ++step) {
         SCOPED_TRACE(testing::Message() << "step " << step);
         driver.step();

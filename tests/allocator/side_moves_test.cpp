@@ -179,7 +179,7 @@ TEST(SideMovesOfPages, KeepALimitForAllThatAreOnTheirWay) {
 }
 
 /// A short sequence moves as a whole: what it writes when the move starts follows when it is full,
-/// and nothing else moves meanwhile in its stead.
+/// and no other page moves in its place meanwhile.
 TEST(SideMovesOfPages, TheLastPageOfAShortSequenceFollowsIt) {
   AllocatorOptions options = two_ranks(Placement::kBalanced);
   options.pool_pages = {16, 0};

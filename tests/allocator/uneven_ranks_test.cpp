@@ -66,7 +66,7 @@ TEST(UnevenRanks, FillARankThatHasComeBack) {
   EXPECT_GE(held_pages(pages, back), 198 - 198 / 8);
 }
 
-/// What a short sequence has left behind follows it, however few pages that are.
+/// Pages that a short sequence has left behind follow it, however few they are.
 TEST(UnevenRanks, BringPagesHomeAtAnyTime) {
   PageAllocator pages(
       {.ranks = 2, .pages_per_rank = 1000, .pool_pages = {1000, 0}, .page_size = 4});

@@ -1,4 +1,4 @@
-// Pages behind a window: which are given up, and who still holds them.
+// Pages behind a window: those that are given up, and the sequences that still hold them.
 #include <gtest/gtest.h>
 
 #include <numeric>

@@ -85,8 +85,8 @@ TEST_P(ExternalContract, AnyScatterInPartsOrWhole) {
               });
 }
 
-// Sequences begin on rank 0, and no rank knows who else has listed pages: so it owns all rows.
-// Those of token lists by turns are the lowest rank's that has one of the tokens.
+// Sequences begin on rank 0, and no rank knows which others have listed pages, so rank 0 owns all
+// rows. Those of token lists by turns are the lowest rank's that has one of the tokens.
 TEST_P(ExternalContract, RowsOfTheirOwners) {
   const ContractShape shape = small_shape(GetParam());
   for (const ExternalForm& form : {ExternalForm{.shape = shape, .interleave = 2},

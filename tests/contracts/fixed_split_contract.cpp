@@ -55,7 +55,7 @@ struct Tensors {
   HostTensor q, k, v, o, lse, sinks;
 };
 
-/// What stands beside the sequence in a batch, and at which place it stands.
+/// The other sequences of a batch, and the sequence's place among them.
 struct Beside {
   std::string name;
   std::size_t others = 0;

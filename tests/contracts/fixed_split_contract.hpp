@@ -7,7 +7,7 @@
 namespace kvmesh::test {
 
 /// The tests are in fixed_split_contract.cpp, compiled once for all programs that instantiate them.
-/// Of a place they take the shapes.
+/// They take the shapes of a place.
 class FixedSplitContract : public testing::TestWithParam<Place> {};
 
 }  // namespace kvmesh::test

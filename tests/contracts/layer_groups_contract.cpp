@@ -137,8 +137,8 @@ std::vector<std::int32_t> names_to(std::int64_t end) {
 }
 
 /// A prompt is published where its steps end, and found in all groups together: with the last pages
-/// of the window, and with the state of that position. What is found stays as it is, whoever goes
-/// on from it, while pages move, and when no sequence has it any more.
+/// of the window, and with the state of that position. The found pages stay as they are when other
+/// sequences go on from them, while pages move, and when no sequence holds them any more.
 TEST_P(LayerGroupsContract, FindPrefixesOfAllGroups) {
   on_each_placement(GetParam(), with_prefixes(GetParam()), [](CheckedCache& cache) {
     const SequenceId first = cache.create();

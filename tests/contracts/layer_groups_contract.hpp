@@ -8,7 +8,7 @@
 namespace kvmesh::test {
 
 /// The tests are in layer_groups_contract.cpp, compiled once for all programs that instantiate
-/// them. Of a place they take the shape of its small cache.
+/// them. They take the shape of a place's small cache.
 class LayerGroupsContract : public testing::TestWithParam<Place> {};
 
 }  // namespace kvmesh::test

@@ -221,7 +221,7 @@ TEST(VerifyCheckedCache, PlansPageTablesWithLimits) {
   }
 }
 
-// What one rank has free at once, several have when the moves have ended.
+// Pages that one rank has free at once are free on several ranks when the moves have ended.
 TEST(VerifyCheckedCache, CompletesMovesForCallsThatFindTooFewPages) {
   run_on_threads(2, [](Mesh& mesh) {
     CacheOptions options = small_cache(kSmallShape);

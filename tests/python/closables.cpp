@@ -29,7 +29,7 @@ struct EndSlowly {
 };
 using Slow = std::unique_ptr<double, EndSlowly>;
 
-/// What a mesh is to the objects on it.
+/// Stands for a mesh, on which objects are made.
 struct Owner {
   std::shared_ptr<Gate> gate = std::make_shared<Gate>();
 };

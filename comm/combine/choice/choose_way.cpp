@@ -115,8 +115,9 @@ WayKind way_for(const CombineMeans& means, const CombineShape& shape,
   return *way;
 }
 
-/// The choice of the rule, or what the table has instead: no reduction, unless the rule has one,
-/// since only rows that are merged in rank order have bits that depend on no other rows.
+/// Returns the rule's choice, or the table's faster one. The table's is no reduction unless the
+/// rule's is one, since only rows that are merged in rank order have bits that depend on no other
+/// rows.
 WayStrategy way_and_strategy(const CombineMeans& means, const CombineShape& shape,
                              const CombineOptions& options) {
   const WayKind way = way_for(means, shape, options);

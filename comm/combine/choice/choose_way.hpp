@@ -52,7 +52,8 @@ WayKind choose_gather_way(const CombineMeans& means, const CombineShape& rows, D
 
 /// Returns the ways and strategies among which a table may choose for these rows, in the order of
 /// the rule: those that fit and that kAuto may become. Staged only stands alone: it waits for the
-/// host, and cannot be captured. None for Scatter::kOwner, of which the mask decides what is sent.
+/// host, and cannot be captured. There are none for Scatter::kOwner, because the mask decides what
+/// it sends.
 std::vector<WayStrategy> ways_to_choose_from(const CombineMeans& means, const CombineShape& shape,
                                              const CombineOptions& options);
 

@@ -18,7 +18,7 @@ class QueryGather {
   QueryGather(CombineWays& ways, std::optional<WayKind> way) : ways_(ways), asked_(way) {}
 
   void set_layer(int layer) { layer_ = layer; }
-  /// As GatherWay::run. One rank copies, and tensors without rows are left alone.
+  /// As GatherWay::run. A group of one rank only copies, and tensors without rows are left alone.
   void run(const QueryShares& queries, Stream stream);
 
   std::uint64_t generation() const;

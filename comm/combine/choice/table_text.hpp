@@ -1,10 +1,10 @@
 // A table of ways as text: what its file holds, and what rank 0 sends to the others.
 //
 //   kvmesh combine table 2
-//   kvmesh 1.0.0; 2 ranks on 1 host over mpi; ...          the key
-//   read 4100.00                                           GB/s of a GPU's memory, if measured
-//   nccl all_to_all heads 16512:13.10 264192:13.88         way, strategy, scatter,
-//   bytes:microseconds crc32c 1a2b3c4d                                        of all before
+//   kvmesh 1.0.0; 2 ranks on 1 host over mpi; ...    the key
+//   read 4100.00                                     GB/s of a GPU's memory, if measured
+//   nccl all_to_all heads 16512:13.10 264192:13.88   way, strategy, scatter, bytes:microseconds
+//   crc32c 1a2b3c4d                                  of all lines before
 #pragma once
 
 #include <optional>

@@ -28,8 +28,9 @@ struct WayTimes {
   WayStrategy way;
   Scatter scatter = Scatter::kHeads;
   std::vector<CombineTime> times;
-  /// Between two times the line through them; below the first its time, since that is latency; past
-  /// the last the line through the last two, if it rises. REQUIRES: two times or more.
+  /// Interpolates linearly between two times. Below the first size it returns the first time, since
+  /// that is latency; past the last it follows the line through the last two, if that rises.
+  /// REQUIRES: two times or more.
   double microseconds(double bytes) const;
   friend bool operator==(const WayTimes&, const WayTimes&) = default;
 };

@@ -14,16 +14,16 @@
 namespace kvmesh {
 
 /// Planned once per step, run once per layer, as a CombineWay is. Every row goes to its owner as
-/// integers, which the owner adds; only then is it rounded, so the order and the number of ranks
-/// are of no consequence. Bytes: 32 + 16 * dim per row, where the host's way sends 4 + 4 * dim.
+/// integers, which the owner adds; only then is it rounded, so the order and the number of ranks do
+/// not change the result. Bytes: 32 + 16 * dim per row, where the host's way sends 4 + 4 * dim.
 /// With Scatter::kAll the finished rows go to all ranks in a second step. One thread.
 class ExactCombine {
  public:
   explicit ExactCombine(std::shared_ptr<RowExchange> rows) : rows_(std::move(rows)) {}
 
   /// Keeps a copy of the mask. Sends nothing; `digest` travels with the rows, and peers compare it.
-  /// Any strategy of the host's way is taken and makes no difference. @throws InvalidArgument, with
-  /// the last plan still valid.
+  /// It accepts any strategy of the host's way; they make no difference. @throws InvalidArgument,
+  /// with the last plan still valid.
   void plan(const CombineShape& shape, const CombineOptions& options, const PlanDigest& digest);
   /// REQUIRES: a plan. @throws InvalidArgument unless `output` has this rank's rows.
   void check_run(const CombineOutput& output) const;

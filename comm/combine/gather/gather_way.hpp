@@ -26,8 +26,8 @@ struct QueryShares {
   /// How many tokens the batch has. The tensors may have room for more; the rows past the batch's
   /// are unspecified.
   std::int64_t tokens = 0;
-  /// The same on the GPU, where a replayed graph finds the number of the batch that was planned
-  /// last. Null: the tensors have no more.
+  /// The same number on the GPU, where a replayed graph reads that of the batch that was planned
+  /// last. Null: the tensors have room for no more tokens than the batch has.
   const std::int32_t* planned_tokens = nullptr;
   PlanDigest digest{};  ///< of the plan
 
@@ -65,7 +65,7 @@ std::unique_ptr<GatherWay> make_staged_gather(DeviceGroup& group,
 /// without NCCL.
 std::unique_ptr<GatherWay> make_nccl_gather(NcclGroup& group);
 /// One kernel: peer/kernels/peer_gather_kernels.cu. `form`: how rows travel, whatever is faster.
-/// REQUIRES of a run: choose_gather_way has taken kPeer for it. @throws Unsupported in a build
+/// A run REQUIRES that choose_gather_way has taken kPeer for it. @throws Unsupported in a build
 /// without CUDA.
 std::unique_ptr<GatherWay> make_peer_gather(PeerWindow& window, std::optional<RowForm> form = {});
 

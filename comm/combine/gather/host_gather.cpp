@@ -18,7 +18,7 @@ TensorView in_message(RowBuffer& message, const TensorView& like, IndexRange hea
   return {message.resize((bytes + kFloat - 1) / kFloat), like.dtype, {tokens, heads.size(), dim}};
 }
 
-/// Its memory is the combine's row exchange, which the combine counts.
+/// It uses the memory of the combine's row exchange, which the combine counts.
 class HostGather : public GatherWay {
  public:
   explicit HostGather(std::shared_ptr<RowExchange> rows) : rows_(std::move(rows)) {}

@@ -33,7 +33,7 @@ class NcclGather : public GatherWay {
   cuda::DeviceArray<std::byte> packed_, received_;
 };
 
-/// A captured run has the messages of its tensors, whatever the batch of a replay is.
+/// A captured run sends the messages of its whole tensors, whatever the batch of a replay is.
 void NcclGather::run(const QueryShares& queries, Stream stream) {
   nccl_->require_whole(kGatherQueries);
   const DeviceScope scope(nccl_->device);

@@ -1,4 +1,4 @@
-// By peer where the rows fit into the windows, else by another way.
+// The peer way where the rows fit into the windows, else another way.
 #pragma once
 
 #include <memory>

@@ -208,7 +208,7 @@ bool HierarchicalWay::RowBuffer::reserve(std::int64_t rows, std::int64_t dim, De
   return grow(lse_, rows) || o_moved;
 }
 
-// Rows that no one has merged because a rank was late then reach the other hosts as NaN.
+// Rows that were not merged because a rank was late then reach the other hosts as NaN.
 void HierarchicalWay::RowBuffer::poison(std::int64_t rows, Stream stream) const {
   if (rows == 0) return;
   constexpr unsigned char kNan = 0xFF;  // in each byte of a float

@@ -16,7 +16,7 @@
 
 namespace kvmesh {
 
-/// On the device of its stages. There it can be captured if they can.
+/// Works on the device of its stages, and can be captured in a graph if they can.
 class HierarchicalWay final : public CombineWay {
  public:
   /// `me` has the stages. REQUIRES: they are of the layout.

@@ -1,4 +1,5 @@
-// One combine on the host, worked out once per step: who owns which rows, and how many go where.
+// One combine on the host, planned once per step: the owners of the rows, and how many rows go
+// where.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ struct HostPlan {
   CombineStrategy strategy = CombineStrategy::kAllToAll;  // not kAuto
   /// The rows that a rank gets.
   Scatter scatter = Scatter::kAll;
-  /// The rows that a rank merges: what it gets, or, where `gathers`, those of an owner.
+  /// The rows that a rank merges: those that it gets, or, if `gathers`, those of an owner.
   Scatter merging = Scatter::kAll;
   /// Whether the merged rows then go from their owners to all ranks.
   bool gathers = false;
@@ -43,8 +44,8 @@ struct HostPlan {
 HostPlan plan_host_combine(const CombineShape& shape, const CombineOptions& options, int rank,
                            int ranks);
 
-/// The digest of what the ranks must have planned alike: what the caller knows, which is `given`,
-/// and the combine's own arguments.
+/// Returns the digest of all that the ranks must have planned alike: the caller's part, which is
+/// `given`, and the combine's own arguments.
 PlanDigest digest_of(const CombineShape& shape, const CombineOptions& options, PlanDigest given);
 
 /// The heads of a token whose LSEs `rank` needs: all if it must scale its own rows, else those

@@ -29,7 +29,7 @@ class HostWay : public CombineWay {
   void run(const Partial& mine, const CombineOutput& output, Stream stream) override;
   CombineStrategy strategy() const override;
   std::uint64_t generation() const override { return 0; }
-  /// With what this way shares with the group's others.
+  /// Includes the memory that this way shares with the group's others.
   std::size_t workspace_bytes() const override;
   std::size_t host_bytes() const override { return workspace_bytes(); }
 
@@ -40,15 +40,16 @@ class HostWay : public CombineWay {
     const float* lse;  // after the last O, or of a message of their own; not of kReduceScatter
   };
 
-  /// Every row to its owner, which merges it into `output`. Two strategies, the same bits.
+  /// Sends every row to its owner, which merges it into `output`. The two strategies, all_to_all
+  /// and reduce_scatter, give the same bits.
   void merge_by_owners(const Partial& mine, const CombineOutput& output);
   void all_to_all(const Partial& mine, const CombineOutput& output);
   void reduce_scatter(const Partial& mine, const CombineOutput& output);
 
-  /// Every row to every rank in two steps: merged by an owner each, then gathered.
+  /// Brings every row to every rank in two steps: an owner merges it, then all ranks gather it.
   void scatter_and_gather(const Partial& mine, const CombineOutput& output);
 
-  /// A group of one: no peer to send to, nothing to merge.
+  /// Combines in a group of one rank, which has no peer to send to and nothing to merge.
   void copy_mine(const Partial& mine, const CombineOutput& output);
 
   // Steps of all_to_all.

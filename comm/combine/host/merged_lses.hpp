@@ -1,4 +1,4 @@
-// The LSEs of rows by rank, and what merging them gives.
+// The LSEs of rows by rank, and the merged LSEs and weights.
 #pragma once
 
 #include <cstdint>

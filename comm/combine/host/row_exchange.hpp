@@ -12,8 +12,8 @@
 
 namespace kvmesh {
 
-/// Floats to send or receive. Grows and never shrinks; what it held is lost with each resize. As a
-/// message it has the plan's digest behind the floats; a buffer without floats is no message.
+/// Floats to send or receive. Grows and never shrinks; a resize loses its contents. As a message it
+/// has the plan's digest behind the floats; a buffer without floats is no message.
 class RowBuffer {
  public:
   float* resize(std::int64_t floats) {
@@ -45,8 +45,9 @@ class RowBuffer {
   std::size_t used_ = 0;
 };
 
-/// A buffer to each rank and one from each. The host's ways of a group share one exchange, as they
-/// run one after the other: no plan has large buffers of its own. Does not outlive `comm`.
+/// Has a buffer for each rank to send to, and one for each to receive from. The host's ways of a
+/// group share one exchange, since they run one after the other, so no plan has large buffers of
+/// its own. Does not outlive `comm`.
 class RowExchange {
  public:
   /// `names`: the ranks that errors name instead of those of `comm`, where it is part of a group.
@@ -55,7 +56,7 @@ class RowExchange {
   int rank() const { return me_; }
   int ranks() const { return static_cast<int>(outgoing_.size()); }
   RowBuffer& outgoing(int peer) { return outgoing_[static_cast<std::size_t>(peer)]; }
-  /// From this rank itself: its own rows, which the caller puts there.
+  /// For this rank itself: the buffer of its own rows, which the caller fills.
   RowBuffer& incoming(int peer) { return incoming_[static_cast<std::size_t>(peer)]; }
   /// This rank's merged rows, before they are gathered; their LSEs where O goes apart.
   RowBuffer& merged() { return merged_; }

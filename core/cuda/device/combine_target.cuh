@@ -84,8 +84,8 @@ __device__ inline void store_cell_to_others(const CombineTarget& to, int row, in
   }
 }
 
-/// Stores a cell of this rank's row to the row's owner, or to all ranks. Of lines, the eight
-/// threads of a line store in one instruction.
+/// Stores a cell of this rank's row to the row's owner, or to all ranks. The eight threads of a
+/// line store it in one instruction.
 __device__ inline void store_cell(const CombineTarget& to, const RowPlace& place, int cell,
                                   std::uint32_t epoch, const uint4& words) {
   if (place.owner < 0) store_cell_to_others(to, place.row, cell, epoch, words);

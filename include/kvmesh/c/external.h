@@ -59,7 +59,7 @@ typedef struct kvmesh_page_tables {
   int64_t query_count; /* queries of the batch; only for `positions` with device_type 2 */
 } kvmesh_page_tables_t;
 
-/* For layers like `layer`, of which only the form counts. */
+/* Makes a pool for layers like `layer`, of which only the form counts. */
 KVMESH_API kvmesh_status_t kvmesh_external_pool_create(kvmesh_mesh_t* mesh,
                                                        const kvmesh_pool_t* layer,
                                                        const kvmesh_external_options_t* options,
@@ -122,7 +122,7 @@ KVMESH_API kvmesh_status_t kvmesh_draft_trees_set(kvmesh_draft_trees_t* trees, i
 KVMESH_API kvmesh_status_t kvmesh_draft_trees_mask(const kvmesh_draft_trees_t* trees,
                                                    kvmesh_mask_t** mask);
 
-/* What a sequence keeps: all before `begin`, and the positions `kept`, ascending. */
+/* The tokens that a sequence keeps: all before `begin`, and those at `kept`, ascending. */
 typedef struct kvmesh_kept_tokens {
   kvmesh_sequence_t sequence;
   int64_t begin;

@@ -2,19 +2,19 @@
    attention over it. It is the C++ interface (../kvmesh.hpp) for other languages; the comments
    there say more.
 
-   - Handles are opaque. Who creates one destroys it; destroying NULL does nothing. A mesh may be
-     destroyed before the caches on it.
-   - A function that may fail returns a status and, if it is not KVMESH_OK, leaves its results
-   alone; kvmesh_last_error() then says why. No C++ exception leaves a function. What an error has
-   changed is said in kvmesh/error.hpp: nothing, for statuses 2 to 7.
+   - Handles are opaque. The caller destroys the handles that it creates; destroying NULL does
+     nothing. A mesh may be destroyed before the caches on it.
+   - A function that may fail returns a status. If it is not KVMESH_OK, the function leaves its
+     results alone, and kvmesh_last_error() returns the reason. No C++ exception leaves a function.
+     kvmesh/error.hpp says what an error has changed: nothing, for statuses 2 to 7.
    - An options struct begins with `size`, which the caller sets to the size that it was compiled
      with (KVMESH_INIT), and 0 in any other member means its default. Later versions only add
    members at the end. NULL for the options: all defaults.
    - Functions marked collective are called by all ranks of the mesh's kv axis (a mesh's and a
-   cache's by all ranks) in the same order with equal arguments, and wait for the others. All waits
-   end at the deadline. One thread at a time per mesh and what was made on it.
+     cache's by all ranks) in the same order with equal arguments, and wait for the other ranks. All
+     waits end at the deadline. One thread at a time uses a mesh and the objects made on it.
    - A stream is a cudaStream_t, and ignored on the CPU. On a GPU work is done when the stream has
-     done it: kvmesh_mesh_wait. */
+     done it: wait with kvmesh_mesh_wait. */
 #ifndef KVMESH_C_KVMESH_H
 #define KVMESH_C_KVMESH_H
 
@@ -131,11 +131,11 @@ KVMESH_API void kvmesh_cache_destroy(kvmesh_cache_t* cache);
  * over all ranks. */
 KVMESH_API kvmesh_status_t kvmesh_cache_rebalance(kvmesh_cache_t* cache, int64_t limit,
                                                   int64_t* moved);
-/* Moves pages while steps go on; call it between any two of them. At most `limit` pages are on
- * their way at once; `leaving` is a kv rank that is to be drained, or -1. On a GPU the copies run
- * after the work on `stream`, which is that of kvmesh_plan_replan. `moved` gets the pages that have
- * moved since the last call, `moving` those on their way; either may be NULL. See
- * KvCache::rebalance_now. Collective over all ranks. */
+/* Moves pages while steps go on; call it between any two of them. At most `limit` pages move
+ * at once; `leaving` is a kv rank that is to be drained, or -1. On a GPU the copies run
+ * after the work on `stream`, which is that of kvmesh_plan_replan. `moved` gets the number of pages
+ * that have moved since the last call, `moving` of those that are being moved; either may be NULL.
+ * See KvCache::rebalance_now. Collective over all ranks. */
 KVMESH_API kvmesh_status_t kvmesh_cache_rebalance_now(kvmesh_cache_t* cache, int64_t limit,
                                                       int32_t leaving, void* stream, int64_t* moved,
                                                       int64_t* moving);
@@ -147,9 +147,9 @@ KVMESH_API kvmesh_status_t kvmesh_cache_add_rank(kvmesh_cache_t* cache, int32_t 
 /* The pages that a kv rank's pools have. */
 KVMESH_API kvmesh_status_t kvmesh_cache_pool_pages(const kvmesh_cache_t* cache, int32_t kv_rank,
                                                    int64_t* pages);
-/* Writes where a sequence's state in a layer of a group with states lies: `state_bytes` bytes in
- * memory of the mesh's device, or NULL on the kv ranks that do not hold it. They may be written
- * after a plan that appended to the sequence: see KvCache::sequence_state. */
+/* Writes the address of a sequence's state in a layer of a group with states: `state_bytes` bytes
+ * in memory of the mesh's device. It is NULL on the kv ranks that do not hold the state. The state
+ * may be written after a plan that appended to the sequence: see KvCache::sequence_state. */
 KVMESH_API kvmesh_status_t kvmesh_sequence_state(kvmesh_cache_t* cache, int32_t layer,
                                                  kvmesh_sequence_t sequence, void** state);
 
@@ -256,7 +256,7 @@ typedef struct kvmesh_plan_options {
 } kvmesh_plan_options_t;
 
 /* Plans one step: appends the batch's tokens to the metadata and prepares the device. A plan is
-   good until one of its sequences changes. Collective if a page is copied to another rank. */
+   valid until one of its sequences changes. Collective if a page is copied to another rank. */
 KVMESH_API kvmesh_status_t kvmesh_plan_create(kvmesh_cache_t* cache,
                                               const kvmesh_batch_entry_t* batch, size_t batch_count,
                                               const kvmesh_plan_options_t* options,
@@ -350,8 +350,8 @@ typedef struct kvmesh_combine_options {
 KVMESH_API kvmesh_status_t kvmesh_combiner_create(kvmesh_mesh_t* mesh,
                                                   kvmesh_combiner_t** combiner);
 KVMESH_API void kvmesh_combiner_destroy(kvmesh_combiner_t* combiner);
-/* Partials as above; o [tokens, heads, v_dim] has the rows that `scatter` gives this rank, lse
-   (natural) is NULL if it is not wanted. Collective. */
+/* Partials are those of kvmesh_plan_attend; o [tokens, heads, v_dim] has the rows that `scatter`
+   gives this rank, lse (natural) is NULL if it is not wanted. Collective. */
 KVMESH_API kvmesh_status_t kvmesh_combiner_run(kvmesh_combiner_t* combiner,
                                                const kvmesh_tensor_t* partial_o,
                                                const kvmesh_tensor_t* partial_lse,

@@ -21,7 +21,7 @@ typedef uint64_t kvmesh_sequence_t;
 /* The tokens of one request, whose full pages are hashed. */
 typedef struct kvmesh_prefix_key kvmesh_prefix_key_t;
 
-/* What distinguishes pages with equal tokens. */
+/* Properties that distinguish pages with equal tokens. */
 typedef struct kvmesh_prefix_item { /* an input of another modality */
   const char* id;
   int64_t first, tokens;
@@ -62,7 +62,7 @@ KVMESH_API kvmesh_status_t kvmesh_prefix_match(kvmesh_cache_t* cache,
 KVMESH_API kvmesh_status_t kvmesh_prefix_match_after(kvmesh_cache_t* cache,
                                                      const kvmesh_prefix_key_t* key, void* stream,
                                                      kvmesh_prefix_match_t* match);
-/* As kvmesh_prefix_match_after, but waits for no file: it starts to read what files have, and
+/* As kvmesh_prefix_match_after, but waits for no file: it starts to read pages from files, and
    `*loading` is the number of tokens behind the match that are on their way. While it is not 0, a
    later call for the key may find more: see KvCache::match_prefix_now in kvmesh/kv_cache.hpp. */
 KVMESH_API kvmesh_status_t kvmesh_prefix_match_now(kvmesh_cache_t* cache,

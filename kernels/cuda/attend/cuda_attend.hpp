@@ -152,8 +152,8 @@ class CudaAttend {
   bool is_fresh_ = true;
 };
 
-/// Plans the attends of a step, one for each kind of layers, over the same sequences. What they
-/// need goes to the device in one copy.
+/// Plans the attends of a step, one for each kind of layers, over the same sequences. Their data
+/// goes to the device in one copy.
 class AttendPlanner {
  public:
   /// Makes room for plans within the limits of `kinds`.

@@ -41,8 +41,8 @@ inline constexpr std::int64_t kSplitsPerResidentBlock = 11;
 inline constexpr std::int64_t kSectionPieces = 4;
 /// With this many blocks per thread block, whole blocks end together well enough.
 inline constexpr std::int64_t kManyBlocks = 8;
-/// In fixed-split mode: the blocks of a long chunk of this many, about as many as a GPU has
-/// multiprocessors, stay whole. What else there is to read must not decide it.
+/// In fixed-split mode: the blocks of a long chunk that has this many, about as many as a GPU has
+/// multiprocessors, stay whole. The rest of the batch must not decide this.
 inline constexpr std::int64_t kWholeBlocks = 128;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

@@ -9,7 +9,8 @@ PARTIAL, FULL = 1, 2  # a tile of the map; 0 is an empty one
 
 
 def map_of(block_mask, page_size):
-    """[B, H, q blocks, pages] of uint8: the tiles that block_mask lists, in columns of page_size."""
+    """Returns [B, H, q blocks, pages] of uint8: the tiles that block_mask lists, in columns of
+    page_size."""
     block = block_mask.BLOCK_SIZE[1]
     columns = -(-block_mask.seq_lengths[1] // block)
     partial = _listed(block_mask.kv_num_blocks, block_mask.kv_indices, columns)
@@ -34,7 +35,7 @@ def _listed(counts, indices, columns):
 
 
 def _regrouped(tiles, split, join, past_the_end):
-    """Each column as `split` equal ones, of which `join` at a time become a column: [..., join]."""
+    """Divides each column into `split` equal ones, and joins `join` of these at a time: [..., join]."""
     tiles = tiles.repeat_interleave(split, -1)
     missing = -tiles.shape[-1] % join
     tiles = torch.nn.functional.pad(tiles, (0, missing), value=past_the_end)
@@ -42,19 +43,19 @@ def _regrouped(tiles, split, join, past_the_end):
 
 
 def fitted(tiles, rows, columns):
-    """The map with this many q blocks and pages: cut, or with empty tiles added."""
+    """Returns the map with this many q blocks and pages, cut or with empty tiles added."""
     tiles = tiles[..., :rows, :columns]
     return torch.nn.functional.pad(tiles, (0, columns - tiles.shape[-1], 0, rows - tiles.shape[-2]))
 
 
 def block_mask_from(tiles, block_size, mask_mod, seq_lengths):
-    """torch's BlockMask of a map."""
+    """Returns torch's BlockMask of a map."""
     return BlockMask.from_kv_blocks(*_lists(tiles == PARTIAL), *_lists(tiles == FULL),
                                     BLOCK_SIZE=block_size, mask_mod=mask_mod,
                                     seq_lengths=seq_lengths)
 
 
 def _lists(chosen):
-    """(number of chosen columns, their indices before those of the others)."""
+    """Returns (number of chosen columns, their indices before those of the others)."""
     order = torch.argsort(chosen.to(torch.int32), dim=-1, descending=True, stable=True)
     return chosen.sum(-1, dtype=torch.int32), order.to(torch.int32)

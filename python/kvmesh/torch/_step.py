@@ -68,7 +68,7 @@ def _plan(number):
 
 
 def _output(plan, layer, like, lse):
-    """Empty tensors for merged rows of a layer; without an LSE its tensor has no elements."""
+    """Makes empty tensors for merged rows of a layer; without an LSE its tensor has no elements."""
     tokens, heads, v_dim = plan.output_shape(layer)
     if tokens == plan.query_tokens:
         tokens = like.shape[0]  # which may be symbolic

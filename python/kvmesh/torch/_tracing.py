@@ -10,14 +10,14 @@ from .._kvmesh import Buffer, Expr, MaskMod, ScoreMod
 
 
 def mask_mod_of(function):
-    """function as a MaskMod."""
+    """Returns `function` as a MaskMod."""
     if isinstance(function, MaskMod):
         return function
     return MaskMod(_traced(function))
 
 
 def score_mod_of(function):
-    """function as a ScoreMod; None stays."""
+    """Returns `function` as a ScoreMod; None stays None."""
     if function is None or isinstance(function, ScoreMod):
         return function
     return ScoreMod(_traced(function))
@@ -39,7 +39,7 @@ def _traced(function):
 
 
 def _from_end(index, size):
-    """An index as torch takes it: a negative one counts from the end."""
+    """Returns an index as torch takes it: a negative one counts from the end."""
     if not isinstance(index, Expr):
         return range(size)[index]
     if id(index) in _positions:
@@ -122,7 +122,7 @@ def _power(value, exponent):
 
 
 def _full(value, dtype=None):
-    """A tensor, since functions go on to ask it for its device."""
+    """Returns a tensor, because functions read its device afterwards."""
     return torch.full((), value, dtype=dtype or torch.int32, device="cpu")
 
 

@@ -22,7 +22,7 @@ _Mod = Optional[Callable[..., Any]]
 
 @functools.lru_cache(maxsize=None)
 def _mesh_on(device: str) -> Mesh:
-    """The mesh of the launcher's ranks that all PagedAttentions without one share."""
+    """Returns the mesh of the launcher's ranks that all PagedAttentions without one share."""
     mesh = Mesh(device=device)
     atexit.register(mesh.close)
     return mesh
@@ -133,7 +133,7 @@ class PagedAttention:
 
     def convert_logical_block_mask(self, block_mask: BlockMask, batch_idx: Tensor | None = None,
                                    kv_len: Tensor | None = None) -> BlockMask:
-        """block_mask over physical pages, for torch's own flex_attention over a full cache: on
+        """Returns block_mask over physical pages, for torch's own flex_attention over a full cache: on
         several ranks over this rank's pages, which gives its partial. batch_idx [B]: the rows of
         block_mask's batch; None: 0, 1, ... kv_len [B]: their lengths."""
         tiles = _blocks.map_of(block_mask, self.page_size)[..., :self.n_pages]
@@ -154,7 +154,7 @@ class PagedAttention:
 
     def get_mask_mod(self, mask_mod: _Mod, kv_len: Tensor | None = None,
                      batch_idx: Tensor | None = None) -> Callable[..., Tensor]:
-        """mask_mod over physical positions in a full cache: False where the position is not row b's
+        """Returns mask_mod over physical positions in a full cache: False where the position is not row b's
         or is past kv_len[b]. It keeps the present page table; batch_idx as in
         convert_logical_block_mask."""
         logical = self._logical_positions(kv_len, batch_idx)
@@ -168,7 +168,7 @@ class PagedAttention:
 
     def get_score_mod(self, score_mod: _Mod, kv_len: Tensor | None = None,
                       batch_idx: Tensor | None = None) -> Callable[..., Tensor]:
-        """score_mod over physical positions, as get_mask_mod; -inf where that is False."""
+        """Returns score_mod over physical positions, as get_mask_mod; -inf where that is False."""
         logical = self._logical_positions(kv_len, batch_idx)
 
         def physical_score_mod(score, b, h, q_idx, physical_kv_idx):
@@ -182,7 +182,7 @@ class PagedAttention:
                 block_mask: BlockMask | None = None, batch_indices: _Integers | None = None,
                 score_mod: _Mod = None, scale: float | None = None, enable_gqa: bool = False, *,
                 return_lse: bool = False) -> Tensor | Tuple[Tensor, Tensor]:
-        """Attention of query [B, H, Q_LEN, D] over the first kv_lens[b] tokens of each row: a new
+        """Computes attention of query [B, H, Q_LEN, D] over the first kv_lens[b] tokens of each row: a new
         [B, H, Q_LEN, V_D], with return_lse (that, [B, H, Q_LEN] float32).
 
         Query i has position i. block_mask: torch's, over logical positions, with any block size;
@@ -234,7 +234,7 @@ class PagedAttention:
 
 
 def _integers(values):
-    """int64 in host memory."""
+    """Returns the values as int64 in host memory."""
     if not isinstance(values, torch.Tensor):
         return torch.tensor([operator.index(each) for each in values], dtype=torch.int64, device="cpu")
     if values.is_floating_point() or values.is_complex():
@@ -243,6 +243,6 @@ def _integers(values):
 
 
 def _dense(values):
-    """With a contiguous last dimension."""
+    """Returns the tensor with a contiguous last dimension."""
     values = values.detach()
     return values if values.stride(-1) == 1 else values.contiguous()

@@ -77,7 +77,7 @@ atexit.register(_window.cache_clear)  # before the extension module ends
 
 
 def make_mask(*, mask_function, attention_mask=None, **_):
-    """transformers' mask function: makes no tensor."""
+    """Serves as transformers' mask function, but makes no tensor."""
     return Mask(mask_function, attention_mask)
 
 

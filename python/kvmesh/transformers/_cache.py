@@ -85,7 +85,7 @@ class KvmeshCache(Cache):
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def _step(self, layer, q, k, v, padding):
-        """The step of the forward that has come to this layer."""
+        """Returns the step of the forward that has come to this layer."""
         if self._now is None or layer in self._done:
             self._begin(layer, q, k, v, padding)
         self._done.add(layer)
@@ -117,7 +117,7 @@ class KvmeshCache(Cache):
                                **options)
 
     def _check_window(self, layer, mask):
-        """REQUIRES of a layer that frees pages: its queries see no further than its window."""
+        """Checks that the queries of a layer that frees pages see no further than its window."""
         if layer in self._windowed and not mask.is_window(self._window):
             raise Unsupported(f"layer {layer} attends further than its window of {self._window}: "
                               "a cache for it has window_page_share=0")
@@ -125,7 +125,7 @@ class KvmeshCache(Cache):
     # ---- What generate does with a batch's rows ----
 
     def _select(self, rows):
-        """Makes the batch these of its rows: one that comes again is forked, one left out erased."""
+        """Makes the batch these of its rows: a row that comes again is forked, a row left out is erased."""
         if not self.rows:
             return
         self._now = None
@@ -175,8 +175,8 @@ class KvmeshCache(Cache):
         return len(self.rows) or -1
 
     def stats(self) -> dict[str, Any]:
-        """Tokens, without padding; pages in use on each rank, shared ones once; bytes that this rank has
-        sent."""
+        """Returns the tokens, without padding; pages in use on each rank, shared ones once; bytes that this
+        rank has sent."""
         groups = 2 if 0 < len(self._windowed) < len(self.layers) else 1
         pages = {(group, page) for sequence in self.rows for group in range(groups)
                  for page in self.kv.pages(sequence, group) if page is not None}
@@ -207,7 +207,7 @@ class KvmeshCache(Cache):
 
 
 def _windowed_layers(config):
-    """The layers that see no further than config.sliding_window, by their configuration."""
+    """Returns the layers that see no further than config.sliding_window, by their configuration."""
     if not getattr(config, "sliding_window", None):
         raise Unsupported("window_page_share is for models with layers that have a sliding window")
     types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers

@@ -1,4 +1,4 @@
-"""One forward of a model: what its layers append, and the plans by which they attend."""
+"""One forward of a model: the tokens that its layers append, and the plans by which they attend."""
 
 import torch
 
@@ -24,7 +24,7 @@ class Step:
         self._batch = [(each, count) for each, count in zip(sequences, new) if count > 0]
 
     def plan(self, mask, window, softcap, scale):
-        """This step's plan for layers of a kind. The mask is one object for them all."""
+        """Returns this step's plan for layers of a kind, which all have the same mask object."""
         layers = (mask, window, softcap, scale)
         if layers not in self._plan_of:
             self._plan_of[layers] = self._find(*layers)
@@ -44,7 +44,7 @@ class Step:
         return plan
 
     def _make(self, plan, options):
-        """A plan of this step, in place if there is one; the step's first plan appends."""
+        """Makes a plan of this step, in place if there is one; the step's first plan appends."""
         batch = self._batch
         if self._appends is not None:
             batch = [(each, 0, count) for each, count in batch]
@@ -72,13 +72,13 @@ class Step:
         return out.view(batch, tokens, heads, -1)
 
     def _rows(self, values):
-        """[batch, heads, tokens, dim] as [tokens that are no padding, heads, dim]."""
+        """Returns [batch, heads, tokens, dim] as [tokens that are no padding, heads, dim]."""
         values = values.transpose(1, 2).flatten(0, 1)
         return values if self._kept is None else values.index_select(0, self._kept)
 
 
 def _count_new_tokens(padding, lengths, tokens):
-    """How many of each row's newest `tokens` are no padding. Waits for the device, once."""
+    """Returns how many of each row's newest `tokens` are no padding. Waits for the device, once."""
     new = padding[:, -tokens:].sum(1)
     is_left = (padding[:, 1:] >= padding[:, :-1]).all(1)
     new, earlier, is_left = torch.stack([new, padding.sum(1) - new, is_left]).tolist()

@@ -163,18 +163,18 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
           nb::arg("prompt_embeds") = std::vector<nb::bytes>{},
           "adapter: (name, path) of a LoRA. items: (id, first token, tokens) of other modalities. "
           "prompt_embeds: the SHA-256 of each page's embeddings, as bytes, from the first page on.")
-      .def(
-          "match_prefix", match_prefix, nb::arg("key"), nb::kw_only(),
-          nb::arg("after") = nb::none(),
-          "The longest cached run of the key's tokens. after: the stream of the steps. On a GPU "
-          "pages come back from tiers beside the steps then, after the work on it, which must come "
-          "after all work that uses the cache's pages; without it the call waits for the device.")
+      .def("match_prefix", match_prefix, nb::arg("key"), nb::kw_only(),
+           nb::arg("after") = nb::none(),
+           "Returns the longest cached run of the key's tokens. after: the stream of the steps. "
+           "On a GPU pages then come back from tiers beside the steps, after the work on that "
+           "stream, which must come after all work that uses the cache's pages; without it the "
+           "call waits for the device.")
       .def(
           "match_prefix_now", match_prefix_now, nb::arg("key"), nb::kw_only(),
           nb::arg("after") = nb::none(),
-          "As match_prefix, but waits for no file: starts to read what files have of the key, and "
+          "As match_prefix, but waits for no file: starts to read the key's pages from files, and "
           "returns the run that device and host tiers have now. While the match's `loading` is not "
-          "0, a later call for the key may find more: release the match, and ask again.")
+          "0, a later call for the key may find more: release the match, and call it again.")
       .def("create_with_prefix", &create_with_prefix, nb::arg("prefix"), nb::kw_only(),
            nb::arg("after") = nb::none(),
            "Returns a sequence that has the cached tokens of a key, or of a match, which it ends. "
@@ -196,7 +196,8 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
           "Stores this rank's published pages in files, and waits until they are there.")
       .def(
           "tier_statistics", [](PyCache& self) { return dict_of(self.get().tier_statistics()); },
-          "What this rank's tiers have stored and loaded, and why pages of files were no hits.");
+          "Returns how many pages this rank's tiers have stored and loaded, and why pages of files "
+          "were no hits.");
 }
 
 }  // namespace kvmesh::python

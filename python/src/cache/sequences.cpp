@@ -90,14 +90,13 @@ void bind_movement(nb::class_<PyCache>& type) {
           nb::arg("limit"),
           "Moves at most this many pages from fuller ranks to emptier ones, between two steps. "
           "Returns how many. Collective.")
-      .def(
-          "rebalance_now", rebalance_now, nb::arg("limit") = 0, nb::kw_only(),
-          nb::arg("leaving") = nb::none(), nb::arg("after") = nb::none(),
-          "Moves pages while steps go on; call it between any two of them. At most `limit` pages "
-          "are on their way at once; `leaving` is a kv rank that is to be drained. On a GPU the "
-          "copies run after the work on the stream `after`, which is that of the steps. Returns "
-          "(moved, moving): the pages that have moved since the last call, and those on their way. "
-          "Collective.")
+      .def("rebalance_now", rebalance_now, nb::arg("limit") = 0, nb::kw_only(),
+           nb::arg("leaving") = nb::none(), nb::arg("after") = nb::none(),
+           "Moves pages while steps go on; call it between any two of them. At most `limit` pages "
+           "move at once; `leaving` is a kv rank that is to be drained. On a GPU the copies run "
+           "after the work on the stream `after`, which is that of the steps. Returns (moved, "
+           "moving): the numbers of pages that have moved since the last call, and of those that "
+           "are being moved. Collective.")
       .def(
           "resize",
           [](PyCache& self, int kv_rank, std::int64_t pages) {

@@ -9,9 +9,9 @@
 //                           <-------  "done"             second exchange, only for maps
 //
 // The source waits for "done", because its next append may write to the page that is being read.
-// Each waits for its stream, if there is one, else for its device; a rank that gives and takes no
-// page for neither. A rank whose own copies fail still takes part in the exchanges, and throws at
-// the end: the others' communicator stays whole.
+// Both ranks wait for their streams or, without a stream, for their devices; a rank that gives and
+// takes no page does not wait. A rank whose own copies fail still takes part in the exchanges, and
+// throws at the end: the communicator of the other ranks stays whole.
 #include "runtime/cache/moves/page_transfer.hpp"
 
 #include <algorithm>
@@ -29,8 +29,8 @@ namespace {
 
 bool is_remote(const PageCopy& copy) { return copy.source.rank() != copy.destination.rank(); }
 
-/// Gives each parcel memory for its tokens, or for one byte as a signal. A move for which this rank
-/// has stopped to wait uses it after the transfer has ended.
+/// Gives each parcel memory for its tokens, or for one byte as a signal. A move that this rank has
+/// stopped waiting for may use the memory after the transfer has ended.
 void allocate(Parcels& parcels) {
   for (Parcel& parcel : std::views::values(parcels)) {
     const auto bytes =
@@ -86,10 +86,10 @@ class Transfer {
 
 }  // namespace
 
-void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
-                   std::size_t group, std::string_view operation, std::optional<Stream> stream,
-                   Attempt attempt) {
+void transfer_pages(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
+                    Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
+                    std::size_t group, std::string_view operation, std::optional<Stream> stream,
+                    Attempt attempt) {
   if (copies.empty()) return attempt.rethrow();
   const PageMover mover(pools, group);
   const DeviceMoves between_ranks = backend.device_moves();

@@ -23,9 +23,9 @@ namespace kvmesh {
 /// in the exchanges, and throws that failure.
 /// REQUIRES: all ranks pass the same copies; `members` are of `kv`.
 /// Collective if a page is copied between ranks.
-void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
-                   std::size_t group = 0, std::string_view operation = "copy_on_write",
-                   std::optional<Stream> stream = {}, Attempt attempt = {});
+void transfer_pages(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
+                    Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
+                    std::size_t group = 0, std::string_view operation = "copy_on_write",
+                    std::optional<Stream> stream = {}, Attempt attempt = {});
 
 }  // namespace kvmesh

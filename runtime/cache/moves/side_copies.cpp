@@ -7,7 +7,8 @@
 namespace kvmesh {
 namespace {
 
-// As many as a GPU's stream takes without a wait for earlier ones (PageCopier).
+// Parcels that are started at once: a GPU's stream takes this many without waiting for earlier ones
+// (PageCopier).
 constexpr int kAtOnce = 4;
 
 }  // namespace

@@ -26,7 +26,8 @@ namespace kvmesh {
 ///                   exchange     once all that is on all ranks' streams is done
 ///                                copies, out of the map or of what came
 ///
-/// `advance` says when the stream has done each of the two.
+/// `advance` returns true when the stream has done the packing, and again when it has done the
+/// copies.
 class SideCopies {
  public:
   /// `make_stream` is called by the first copies. REQUIRES: all references outlive it.
@@ -40,22 +41,23 @@ class SideCopies {
   /// Exchanges what was packed, and lets the copies to this rank begin. Collective over the kv axis
   /// if a rank does not map another one's pools that pages move from.
   void exchange(std::string_view operation);
-  /// Starts what is left, as much as the stream takes at once. Returns whether all is done.
+  /// Starts the parcels that are left, as many as the stream takes at once. Returns whether all are
+  /// done.
   /// @throws Error if the device, or a copy, has failed.
   bool advance();
   /// Starts no more copies.
   void give_up() { waiting_.clear(); }
 
-  /// Whether what was started is done. @throws Error if the device has failed.
+  /// Returns whether the started copies are done. @throws Error if the device has failed.
   bool is_done() { return !stream_ || stream_->is_done(); }
-  /// The work to come on `stream` runs after what was started; on the CPU it blocks until that is
-  /// done.
+  /// Later work on `stream` runs after the started copies; on the CPU the call blocks until they
+  /// are done.
   void before(Stream stream) {
     if (stream_) stream_->before(stream);
   }
 
  private:
-  /// One parcel.
+  /// One parcel of a group: to pack for `peer`, or to copy from it.
   struct Batch {
     std::size_t group = 0;
     Rank peer{};

@@ -10,8 +10,8 @@ namespace {
 
 constexpr std::int64_t kPages = 1000;
 
-/// Publishes pages at a steady pace. Of those that start to wait with `hits` hits, one in
-/// `of[hits]` (0: none) comes again after `wait[hits]` published pages.
+/// Publishes pages at a steady pace. One in `of[hits]` (0: none) of the pages that start to wait
+/// with `hits` hits comes again after `wait[hits]` published pages.
 struct Uses {
   std::array<std::uint64_t, ReuseTimes::kMostHits + 1> of{}, wait{};
 };

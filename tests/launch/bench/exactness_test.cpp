@@ -94,7 +94,8 @@ TEST(Exactness, KnowsWhatEachMannerSees) {
                               Manner::kList, Manner::kTree, Manner::kMod}) {
     SCOPED_TRACE(name(manner));
     EXPECT_LT(error_of(shape, kQueries, nothing, manner), 1e-5);
-    if (manner == Manner::kTables || manner == Manner::kFixed) continue;  // which see as ever
+    if (manner == Manner::kTables || manner == Manner::kFixed)
+      continue;  // whose queries see the same keys
     EXPECT_GT(error_of(shape, kQueries, nothing, manner, Manner::kPlain), 1e-3);
     EXPECT_GT(error_of(shape, kQueries, nothing, Manner::kPlain, manner), 1e-3);
   }

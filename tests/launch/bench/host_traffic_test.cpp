@@ -30,7 +30,7 @@ class FarRows final : public Communicator {
   void set_deadline(std::chrono::milliseconds deadline) override { comm_->set_deadline(deadline); }
   std::chrono::milliseconds deadline() const override { return comm_->deadline(); }
   std::uint64_t sent_bytes() const override { return comm_->sent_bytes(); }
-  /// Of a mesh of one column: the same ranks.
+  /// Called by a mesh of one column, so the part has the same ranks.
   std::unique_ptr<Communicator> split(int color, int key) override {
     return std::make_unique<FarRows>(comm_->split(color, key), hosts_, bytes_);
   }

@@ -10,7 +10,7 @@
 namespace kvmesh::test {
 namespace {
 
-/// What a rank's backends have waited for, and the pages that they have moved.
+/// The waits of a rank's backends, and the pages that they have moved.
 struct Waited {
   int device = 0, stream = 0;
   std::int64_t pages_on_stream = 0, pages_at_once = 0;
@@ -86,7 +86,7 @@ class CopyingRanks {
     moving_.check();
     return waited;
   }
-  /// Of the fork's last page in the batch that was replanned last.
+  /// The rank of the fork's last page in the batch that was replanned last.
   PageRank fork_rank() const { return fork_rank_; }
 
  private:

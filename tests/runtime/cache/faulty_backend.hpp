@@ -19,7 +19,7 @@ struct Faults {
 };
 
 /// Its waits, the making of kernels, and moves of pages and tokens, are steps, as are the moves and
-/// polls of its streams. What moves, moves by the CPU.
+/// polls of its streams. The CPU makes all moves.
 class FaultyBackend final : public OtherBackend {
  public:
   FaultyBackend(std::unique_ptr<Backend> real, Faults& faults)

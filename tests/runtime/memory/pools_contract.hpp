@@ -1,4 +1,4 @@
-// The pools of a cache over any ranks: their size, and who reads whose.
+// The pools of a cache over any ranks: their size, and the ranks that read those of others.
 #pragma once
 
 #include <algorithm>

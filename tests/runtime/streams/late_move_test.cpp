@@ -1,5 +1,5 @@
 // An import, or a copy of pages, gives up waiting for a move; the pages are given back, and the
-// move writes to them later. Whoever uses these pages next does so after the move.
+// move writes to them later. The next use of these pages comes after the move.
 #include <chrono>
 #include <memory>
 #include <optional>

@@ -65,7 +65,7 @@ Descriptor opened(const std::string& path, int flags) {
 /// The number that the next file to be opened has. REQUIRES: no other thread opens files.
 int next_descriptor() { return opened("/dev/null", O_RDONLY).get(); }
 
-/// What the process writes by this descriptor goes to `path` from now on.
+/// Makes this descriptor of the process write to `path` from now on.
 void redirect(int descriptor, const std::string& path) {
   ASSERT_EQ(::dup2(opened(path, O_WRONLY).get(), descriptor), descriptor);
 }

@@ -141,7 +141,7 @@ class Matching {
     }
     cache_.erase(sequence);
   }
-  /// All ranks refuse, for the failing one's sake.
+  /// All ranks refuse the match, because one has failed.
   void expect_refusal(const std::string& of_failing) {
     const auto match = [&] { static_cast<void>(this->match()); };
     expect_error(error_of(match), is_failing() ? of_failing : of_others());

@@ -158,7 +158,7 @@ TEST(MatchNow, LoadsWhatThereIsRoomFor) {
       {1});
 }
 
-/// What takes pages that are being loaded: a sequence that is appended to, with all pages but two.
+/// A sequence that is appended to takes pages that are being loaded, all but two.
 TEST(MatchNow, StepsTakeThePagesOfLoads) {
   on_held_ranks([](HeldCache& served) {
     const PrefixKey key = served.store(counted(0, 24));
@@ -246,7 +246,7 @@ TEST(MatchNow, MovesOfTheirPagesEndLoads) {
       {2, 3});
 }
 
-/// What loads write to stays where it is.
+/// Pages that loads write to stay where they are.
 TEST(MatchNow, LoadsGoOnBesideMovesOfOtherPages) {
   on_held_ranks(
       [](HeldCache& served) {

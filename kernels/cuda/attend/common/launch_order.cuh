@@ -18,8 +18,8 @@ __device__ inline void start_next_launch(const AttendParams& p) {
   if (!p.is_last) griddepcontrol_launch_dependents();
 }
 
-/// Called by one warp when it has no further work. What follows the last launch waits for that one
-/// alone, so each waits for the one before.
+/// Called by one warp when it has no further work. The kernel after the last launch waits for that
+/// launch alone, so each launch waits for the one before.
 __device__ inline void end_launch(const AttendParams& p) {
   if (!p.is_first) griddepcontrol_wait();
   griddepcontrol_launch_dependents();

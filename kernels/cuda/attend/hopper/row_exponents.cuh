@@ -23,8 +23,8 @@ __device__ __forceinline__ void find_top(const float (&s)[N], float (&top)[2]) {
   for (int i = 1; i < N; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
 }
 
-/// The references of the exponents of a thread's two rows, and the sums of the exponentials. Of the
-/// accumulators, the thread has columns 8 * j + 2 * t + c of row h at 4 * j + 2 * h + c.
+/// The references of the exponents of a thread's two rows, and the sums of the exponentials. The
+/// thread's accumulators have columns 8 * j + 2 * t + c of row h at 4 * j + 2 * h + c.
 struct RowExponents {
   float reference[2] = {kNoKeys, kNoKeys};  // near the maximum, in the scores' units
   float sum[2] = {0.0f, 0.0f};  // of weights, over this thread's columns, until the piece ends

@@ -33,7 +33,7 @@ inline constexpr VariantTile kFloat8Tiles[] = {
 inline constexpr VariantTile kPrefillTiles[] = {{64, 64, 64},   {64, 64, 128},  {96, 96, 64},
                                                 {96, 96, 128},  {128, 128, 64}, {128, 128, 128},
                                                 {192, 128, 64}, {192, 128, 128}};
-/// Of these the ones that it has over pages whose keys warps gather.
+/// Those of these tiles that it has over pages whose keys warps gather.
 inline constexpr VariantTile kPrefillGatherTiles[] = {
     {64, 64, 64}, {64, 64, 128}, {128, 128, 64}, {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
 inline constexpr VariantTile kWidePrefillGatherTiles[] = {{256, 256, 64}, {256, 256, 128}};

@@ -1,4 +1,4 @@
-// copy_on_write over any ranks: within a rank, out of maps of the others' pools, and by messages.
+// transfer_pages over any ranks: within a rank, out of maps of the others' pools, and by messages.
 #pragma once
 
 #include <numeric>
@@ -149,7 +149,7 @@ inline void check_copies(Mesh& mesh, const PageFormat& format, const std::vector
   const PeerPools peers = maps ? PeerPools(pools, kv) : PeerPools(kv.size());
   stamp_all(pools, format, me);
   const std::uint64_t before = kv.sent_bytes();
-  copy_on_write(*backend, pools, peers, kv, Membership(kv.size()), copies);
+  transfer_pages(*backend, pools, peers, kv, Membership(kv.size()), copies);
   EXPECT_EQ(kv.sent_bytes() - before, bytes_to_send(format, me, copies, maps));
   spoil_sources(pools);
   expect_copied(pools, format, me, copies);

@@ -66,7 +66,7 @@ class TwoRanks {
   void copy(int late_rank) {
     const std::unique_ptr<Backend> prompt = make_backend(mesh_, allocator_);
     Backend& backend = rank() == late_rank ? late_ : *prompt;
-    copy_on_write(backend, pools_, peers_, mesh_.kv_comm(), Membership(2), copies_);
+    transfer_pages(backend, pools_, peers_, mesh_.kv_comm(), Membership(2), copies_);
   }
   void expect_copied() const { test::expect_copied(pools_, format_, rank(), copies_); }
 

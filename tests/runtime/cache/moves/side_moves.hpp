@@ -1,4 +1,4 @@
-// What tests of moves beside the steps share.
+// The parts that tests of moves beside the steps share.
 #pragma once
 
 #include <atomic>

@@ -15,8 +15,9 @@ struct FittedTile {
   int blocks = 1;
 };
 
-/// Outputs of many rows and dims leave too few registers where a thread has few: 128 with three
-/// thread blocks on an SM, 168 with two. Float8 keys and values go through registers beside them.
+/// Returns whether the outputs leave enough registers: a thread has 128 with three thread blocks on
+/// an SM, which suffice for few rows and dims, and 168 with two. Float8 keys and values also go
+/// through registers.
 bool has_registers(const FittedTile& fitted) {
   const DecodeTile& tile = fitted.tile;
   if (fitted.blocks < 3) return true;
@@ -30,10 +31,10 @@ bool fits(const FittedTile& fitted, const SharedLimits& limits) {
          fitted.blocks * (bytes + kReservedBytes) <= limits.multiprocessor_bytes;
 }
 
-/// Many small queues of copies share the memory's bandwidth more evenly than few deep ones. Each
-/// needs a tile under way beside the one in use, and two where an SM has few thread blocks. Queries
-/// are copied a piece ahead, unless that costs the third tile of a thread block that has an SM to
-/// itself.
+/// Returns the first tile that fits, with many thread blocks on an SM before few: many small queues
+/// of copies share the memory's bandwidth more evenly than few deep ones. Each needs a tile under
+/// way beside the one in use, and two where an SM has few thread blocks. Queries are copied a piece
+/// ahead, unless that costs the third tile of a thread block that has an SM to itself.
 std::optional<FittedTile> fitted_tile(const AttendCase& what, bool gathers) {
   struct Choice {
     int blocks, pieces, stages;

@@ -368,7 +368,7 @@ class DecodeMath {
   // Opaque, so that they stay in registers instead of being computed again for each tile.
   const int key_ = opaque(warp() * 16 + lane() / 4);  // of this thread, within a tile
   const int columns_at_ = opaque(warp() * kRows + column(0, 0));
-  // Of row lane % 8 of 8x8 matrix lane / 8.
+  // Where row lane % 8 of 8x8 matrix lane / 8 of the weights is.
   const int weights_at_ =
       opaque(kImageWeights.unit(lane() / 16 * 8 + lane() % 8, warp() * 2 + lane() / 8 % 2));
   RingTurn<kStages> stage_;

@@ -22,10 +22,10 @@ struct DecodeTile {
   int k_dim = 0;
   int v_dim = 0;
   int stages = 2;           // tiles of keys and values in shared memory or on their way there
-  int pieces = 2;           // whose queries are in shared memory or on their way there
+  int pieces = 2;           // pieces whose queries are in shared memory or on their way there
   bool latent = false;      // values are the first elements of the keys
   int element_bytes = 2;    // of keys and values: 1 of float8
-  bool row_scales = false;  // of float8 pages, whose tiles bring a scale for each key and value
+  bool row_scales = false;  // tiles of float8 pages bring a scale for each key and value
   bool gathers = false;     // each key is brought by itself, and has a visit
 
   constexpr int k_bytes() const { return KvImage{k_dim, element_bytes}.bytes(kTileKeys); }
@@ -38,13 +38,14 @@ struct DecodeTile {
   constexpr int visits() const { return gathers ? kTileKeys : kTileKeys / kAtomRows; }
   constexpr int q_bytes() const { return KvImage{k_dim}.bytes(rows); }
   constexpr int weights_bytes() const { return KvImage{kTileKeys}.bytes(rows); }
-  /// Float8: a factor of each query row. Scales: of the keys, then of the values of a stage.
+  /// Over float8 pages each query row has a factor, and a stage scales of its keys, then its
+  /// values.
   constexpr int factors_bytes() const { return element_bytes == 1 ? rows * 4 : 0; }
   constexpr int scales_bytes() const { return row_scales ? 2 * kTileKeys * 4 : 0; }
   constexpr int columns_bytes() const { return kMathWarps * rows * 4; }
 
-  // In the order in which they lie there. What the tensor cores read comes first, at multiples of
-  // 1 KB.
+  // The parts of shared memory, in their order. Those that the tensor cores read come first, at
+  // multiples of 1 KB.
   constexpr int q_offset() const { return stages * stage_bytes(); }
   constexpr int weights_offset() const {
     return (q_offset() + pieces * q_bytes() + kImageAlignment - 1) / kImageAlignment *

@@ -9,9 +9,9 @@
 //   group 1: [atom 0][atom 1]...   rows 8 .. 15
 //
 // Atoms overlap if 64 does not divide the dim: of 96 dims they have 0 .. 63 and 32 .. 95, of
-// 160 they begin at 0, 48 and 96. What lies in two is there twice: the copy engine brings 64 bytes
-// of a row as slowly as 128. A dim of 224 has no such steps; its atoms have rows of 32 elements,
-// exchanged by `unit ^ r / 2` (the 64-byte swizzle).
+// 160 they begin at 0, 48 and 96. Dims that lie in two atoms are there twice: the copy engine
+// brings 64 bytes of a row as slowly as 128. A dim of 224 has no such steps; its atoms have rows of
+// 32 elements, exchanged by `unit ^ r / 2` (the 64-byte swizzle).
 //
 // The same bytes serve as keys, read along a row (K-major), and as values, read across rows
 // (MN-major). Page size, rows of a tile and stages do not enter into it.

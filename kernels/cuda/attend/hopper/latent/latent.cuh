@@ -254,8 +254,8 @@ class LatentMath {
     }
   }
 
-  /// Returns the key of this thread's column `c` of the 8 from `of_8` on. What their box alone
-  /// decides is computed once for all, where a box has 8.
+  /// Returns the key of this thread's column `c` of the 8 from `of_8` on. Where a box has 8 keys,
+  /// the numbers that depend on the box alone are computed once for all.
   __device__ Key key_in_box(int stage, int first_key, int of_8, int c) const {
     const int column = lane() % 4 * 2 + c;
     const int in_tile = of_8 + column;

@@ -32,8 +32,8 @@ struct LatentTile {
   /// Visits of a stage, at the most.
   constexpr int visits() const { return gathers ? kLatentKeys : kLatentKeys / kAtomRows; }
 
-  // In the order in which they lie there. What the tensor cores read comes first, at multiples of
-  // 1 KB.
+  // The parts of shared memory, in their order. Those that the tensor cores read come first, at
+  // multiples of 1 KB.
   constexpr int queries_offset() const { return kLatentStages * stage_bytes(); }
   constexpr int rows_offset() const { return queries_offset() + KvImage{k_dim}.bytes(kLatentRows); }
   constexpr int visits_offset() const { return rows_offset() + kLatentTeams * kLatentRows * 4; }

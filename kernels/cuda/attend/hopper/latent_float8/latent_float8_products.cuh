@@ -8,8 +8,8 @@
 
 namespace kvmesh::cuda {
 
-/// A warp's part in the products of a thread block. Of the scores it has keys 16 * warp ..; of the
-/// outputs, 16 of each 64 of its team's dims.
+/// A warp's part in the products of a thread block: the scores of keys 16 * warp .. and the outputs
+/// of 16 of each 64 of its team's dims.
 class LatentFloat8Products {
  public:
   /// Blocks of 64 dims of a team's outputs.

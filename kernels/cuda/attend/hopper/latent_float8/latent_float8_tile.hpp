@@ -47,8 +47,8 @@ struct LatentFloat8Tile {
            KvImage{k_dim - v_dim, 1}.bytes(16) >= kinds() * rows * 4;
   }
 
-  // In the order in which they lie there. What the tensor cores read comes first, at multiples of
-  // 1 KB.
+  // The parts of shared memory, in their order. Those that the tensor cores read come first, at
+  // multiples of 1 KB.
   constexpr int queries_offset() const { return kStages * stage_bytes(); }
   constexpr int weights_offset() const { return queries_offset() + queries_bytes(); }
   constexpr int references_offset() const {

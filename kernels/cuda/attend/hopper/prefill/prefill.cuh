@@ -9,8 +9,8 @@
 //   O [64, v_dim]   += P V          the products of this one are under way
 //
 // A producer warp claims pieces and copies keys and values by the copy engine, one box per page and
-// head; three more copy queries and convert tiles of float8 pages to float16. Of pages that the
-// copy engine cannot bring all four gather the rows (row_gather.cuh).
+// head; three more copy queries and convert tiles of float8 pages to float16. If the copy engine
+// cannot bring the pages, all four gather the rows (row_gather.cuh).
 //
 // A tile has 128 keys, or 64 where a head has more than 192 dims, or values more than 128.
 //

@@ -59,7 +59,7 @@ class PrefillConverter {
 
   // ---- Queries ----
 
-  /// Elements of 16 bits are copied as they are, and scaled by who reads them.
+  /// Elements of 16 bits are copied as they are, and scaled by the warps that read them.
   __device__ void load_queries(const DeviceTask& task, int slot) const {
     if constexpr (kQueryType != Dtype::kFloat32) {
       PrefillQueries::copy<kQueryType>(p_, shared_, task, slot, thread_);

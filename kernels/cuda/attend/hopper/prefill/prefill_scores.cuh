@@ -6,10 +6,10 @@
 
 namespace kvmesh::cuda {
 
-/// A thread's scores of one tile. Of its two `rows` it has columns 8 * j + 2 * t + c, with t = lane
-/// % 4, at 4 * j + 2 * h + c of row h. `tile` is that of the task, `count` that of all that the
-/// thread block computed. Over float8 pages a row's products are to be multiplied by its `factor`,
-/// which is left to the exponent if the scale is.
+/// A thread's scores of one tile. It has columns 8 * j + 2 * t + c of its two `rows`, with t = lane
+/// % 4; those of row h are at 4 * j + 2 * h + c. `tile` is that of the task, `count` that of all
+/// that the thread block computed. Over float8 pages a row's products are to be multiplied by its
+/// `factor`, which is left to the exponent if the scale is.
 class PrefillScores {
  public:
   using Scores = float[kPrefillKeys / 2];
@@ -149,7 +149,7 @@ class PrefillScores {
 
   /// Hides columns of scores 4 * at .., which are those of keys 8 * j ..
   __device__ __forceinline__ void hide_columns(Scores& s, int at, int j) const {
-    // What the box or the tile alone decides is computed once: the rest is compiled 64 times.
+    // Numbers that depend on the box or the tile alone come first: the rest is compiled 64 times.
     const int live = task_.keys - first_key_, live_of_thread = live - first_column();
     const Key first = kGathers ? gathered_key(j, 0) : first_of_box(j);
     if (!kGathers && !first.visit.masked && 8 * j + 8 <= live) return;

@@ -2,10 +2,10 @@
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kConsumers, kPieceRing,
 // kBoxTokens (tokens of a box at the most), kPoolType, kQueryType, kQueryVectors (16-byte loads of
-// queries are possible), kGathers (warps gather keys one by one: row_gather.cuh). Of float8 pages:
-// kRowScales (they have a scale for each row), kScaleVectors (those of
-// neighbours lie together), kRegisterSteps (of the products of scores, 16 dims
-// each: those whose queries are in registers).
+// queries are possible), kGathers (warps gather keys one by one: row_gather.cuh). For float8 pages:
+// kRowScales (they have a scale for each row), kScaleVectors (the scales of neighbours lie
+// together), kRegisterSteps (the number of score products, of 16 dims each, whose queries are in
+// registers).
 #pragma once
 
 #include "kernels/cuda/attend/hopper/gather_warps.hpp"

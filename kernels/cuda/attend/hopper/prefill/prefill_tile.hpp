@@ -25,7 +25,7 @@ struct PrefillTile {
   int consumers = 2;
   int k_dim = 0;
   int v_dim = 0;
-  int pieces = 2;  // whose tasks, and of 16-bit pages queries, are there or under way
+  int pieces = 2;  // pieces whose tasks, and over 16-bit pages queries, are there or under way
   bool float8 = false;
   bool row_scales = false;  // of float8 pages
   bool gathers = false;     // warps copy keys one by one
@@ -45,7 +45,8 @@ struct PrefillTile {
   constexpr int float8_bytes() const {
     return KvImage{k_dim > v_dim ? k_dim : v_dim, 1}.bytes(keys());
   }
-  /// Pieces whose queries are there. Of float8 pages one: tiles as float8 leave no room for more.
+  /// Pieces whose queries are in shared memory. Over float8 pages it is one: tiles as float8 leave
+  /// no room for more.
   constexpr int query_slots() const { return float8 ? 1 : pieces; }
   /// Tiles whose visits and scales are kept: those of both stages and, of float8 pages, two more.
   /// With three tiles as float8, those of values included, keys under way are at most two tiles
@@ -54,8 +55,8 @@ struct PrefillTile {
   /// The scales of a tile's keys, then those of its values.
   constexpr int scales_bytes() const { return row_scales ? 2 * keys() * 4 : 0; }
 
-  // In the order in which they lie there. What the tensor cores read comes first, at multiples of
-  // 1 KB.
+  // The parts of shared memory, in their order. Those that the tensor cores read come first, at
+  // multiples of 1 KB.
   constexpr int values_offset() const { return kPrefillStages * k_bytes(); }
   constexpr int queries_offset() const { return values_offset() + kPrefillStages * v_bytes(); }
   constexpr int float8_offset() const { return queries_offset() + query_slots() * q_bytes(); }
