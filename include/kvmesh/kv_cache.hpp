@@ -39,12 +39,6 @@ struct MoveProgress {
   std::int64_t moving = 0;  ///< pages that are being moved, or were until others needed the room
 };
 
-/// See KvCache::import_sequence.
-struct ImportedSequence {
-  SequenceId sequence;
-  SequenceHeader header;
-};
-
 /// This rank's part of the cache: its pools, and a copy of the allocator. Every rank calls the same
 /// operations in the same order; operations that exchange messages are marked "collective". Strong
 /// guarantee, as in PageAllocator, unless a method says otherwise. One thread per rank. A cache

@@ -191,6 +191,12 @@ struct SequenceHeader {
   friend bool operator==(const SequenceHeader&, const SequenceHeader&) = default;
 };
 
+/// See KvCache::import_sequence.
+struct ImportedSequence {
+  SequenceId sequence;
+  SequenceHeader header;
+};
+
 /// Reads a whole stream and checks all of it.
 /// @throws StreamError.
 SequenceHeader inspect_sequence(ByteSource& source);
