@@ -18,7 +18,8 @@ PrefixMatch CacheTiers::match_now(const PrefixKey& key, std::optional<Stream> af
 }
 
 /// Starts loads for the key if files have more of it. Returns how many leading pages are there or
-/// coming.
+/// coming; 0 if none is coming. Pages of the host tiers alone are not: for want of room they may
+/// never come back.
 std::int64_t CacheTiers::start_loads(const PrefixKey& key, std::optional<Stream> after) {
   for (std::int64_t limit = std::ssize(key.hashes());;) {
     Places places = no_places(key);
@@ -26,9 +27,10 @@ std::int64_t CacheTiers::start_loads(const PrefixKey& key, std::optional<Stream>
     const std::int64_t coming = longest(places, key, limit, {.counts_coming = true});
     // Pages behind those that are being loaded wait for them: a pin has all pages before its own.
     // All ranks decide so without a message.
-    if (here == limit || coming > here) return coming;
+    if (coming > here) return coming;
+    if (here == limit) return 0;
     const Run run = agreed_run(places, key, limit, InFiles::kNow);
-    if (run.pages <= here) return run.coming;
+    if (run.pages <= here) return run.coming > here ? run.coming : 0;
     std::vector<Part> parts(groups_.size());
     limit = run.pages;
     for (std::size_t g = 0; g < parts.size(); ++g)

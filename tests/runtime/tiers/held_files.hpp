@@ -109,6 +109,15 @@ class HeldCache {
     barrier(mesh_.world());  // all have written their files
     return key_of(tokens);
   }
+  /// Publishes the tokens, without a flush.
+  PrefixKey publish(std::span<const std::int32_t> tokens) {
+    PrefixKey key = key_of(tokens);
+    const SequenceId sequence = cache().create();
+    (void)prefill(cache(), sequence, key);
+    cache().publish(sequence, key);
+    cache().erase(sequence);
+    return key;
+  }
   void evict() {
     const SequenceId large = cache().create();
     cache().reserve(large, cache().allocator().free_pages() * kPage);

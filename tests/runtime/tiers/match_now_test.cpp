@@ -89,16 +89,32 @@ TEST(MatchNow, WhatIsInMemoryIsUsableAtOnce) {
       {1, 2}, 2);
 }
 
+/// They come back once there is room, but nothing brings them meanwhile.
+TEST(MatchNow, PagesOfTheHostTierWithoutRoomAreNotLoading) {
+  on_held_ranks(
+      [](HeldCache& served) {
+        KvCache& cache = served.cache();
+        const PrefixKey key = served.publish(counted(0, 8));
+        auto more = counted(0, 8);
+        for (const std::int32_t unknown : counted(500, 4)) more.push_back(unknown);
+        const PrefixKey longer = served.key_of(more);
+        served.evict();
+        const SequenceId other = cache.create();
+        cache.reserve(other, cache.allocator().free_pages() * kPage);
+        EXPECT_EQ(served.now(key), (Found{0, 0}));
+        EXPECT_EQ(served.now(longer), (Found{0, 0}));
+        cache.erase(other);
+        EXPECT_EQ(served.now(longer), (Found{8, 0}));
+        served.expect_content(key, 8);
+      },
+      {1, 2, 3}, 40);
+}
+
 TEST(MatchNow, WaitsForNoStoreOfAFile) {
   on_held_ranks(
       [](HeldCache& served) {
-        const auto tokens = counted(0, 24);
-        const PrefixKey key = served.key_of(tokens);
         served.store(counted(100, 4));  // so that the next has nothing to wait for
-        const SequenceId sequence = served.cache().create();
-        (void)prefill(served.cache(), sequence, key);
-        served.cache().publish(sequence, key);
-        served.cache().erase(sequence);
+        const PrefixKey key = served.publish(counted(0, 24));
         served.disk.hold(true);
         served.evict();
         EXPECT_EQ(served.now(key), (Found{0, 24}));
