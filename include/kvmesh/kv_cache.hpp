@@ -240,9 +240,10 @@ class KvCache {
   /// allocator().free_pages() does not count them), if rebalance or resize would move these pages,
   /// or if match_prefix has waited for them for half of the deadline. A later call starts them
   /// again. A file that could not be read on some rank is a miss on all, and counted there; these
-  /// calls do not read it again until the page has been stored anew. Pages of host tiers that there
-  /// is no room for do not count as loading. A page that is being loaded for one key is not read
-  /// again for another; the pages behind it are read once it has come.
+  /// calls do not read it again until the page has been stored anew, or match_prefix has read it.
+  /// Pages of host tiers that there is no room for do not count as loading. A page that is being
+  /// loaded for one key is not read again for another; the pages behind it are read once it has
+  /// come.
   ///
   /// Returns `tokens` and `loading` alike on all ranks. `after` and @throws as match_prefix. With a
   /// file tier collective over the world; it waits for the other ranks' calls.

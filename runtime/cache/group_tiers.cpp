@@ -141,8 +141,19 @@ void GroupTiers::store_evicted() {
       pages.push_back(group_.allocator.page_hash(evicted_[i]));
     file_->renew(std::move(pages), false);
   }
+  if (file_) trust_others();
   evicted_.clear();
   copies_.start();
+}
+
+/// Whether a flush has stored a page that leaves the device and that no tier takes is known to its
+/// rank alone. So the others trust its file: if it was not stored, that rank still distrusts it.
+void GroupTiers::trust_others() {
+  for (const PageId page : evicted_) {
+    const PageHash& hash = group_.allocator.page_hash(page);
+    const bool is_in_host = host_ && host_->lookup(hash) == TierAnswer::kHit;
+    if (page.rank() != mesh_.page_rank() && !is_in_host) file_->trust(hash);
+  }
 }
 
 PagePlace GroupTiers::find(const PageHash& hash) const {
@@ -165,7 +176,9 @@ PagePlace GroupTiers::find_file(const PageHash& hash, InFiles how) {
 }
 
 void GroupTiers::loaded(std::span<const PageHash> pages) {
-  if (file_ && !pages.empty()) file_->renew({pages.rbegin(), pages.rend()}, true);
+  if (!file_ || pages.empty()) return;
+  for (const PageHash& hash : pages) file_->trust(hash);
+  file_->renew({pages.rbegin(), pages.rend()}, true);
 }
 
 TierJob GroupTiers::load(const PageHash& hash, const PagePlace& from, PageId to) {

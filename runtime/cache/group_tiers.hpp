@@ -71,6 +71,7 @@ class GroupTiers {
   void add_to(TierStatistics& sum) const;
 
  private:
+  void trust_others();
   void store_in_file(const PageHash& hash, const PageSource& from);
 
   Mesh& mesh_;

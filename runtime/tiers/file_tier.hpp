@@ -44,6 +44,7 @@ class FileTier final : public Tier {
   FileTier(const Options& options, FileCalls& calls, PageCopies& copies);
 
   TierAnswer lookup(const PageHash& hash) override;
+  /// A rank that does not have the page trusts its file again, and leaves it to the other to count.
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
   TierJob submit_load(const PageHash& hash, PageId to) override;
   bool wait_for_stores(std::chrono::milliseconds most) override;
@@ -54,6 +55,8 @@ class FileTier final : public Tier {
   /// Records that a page's file could not be read on some rank: the next store of the page replaces
   /// the file.
   void distrust(const PageHash& hash) { distrusted_.insert(hash); }
+  /// Ends distrust on this rank: the file was read, or another rank knows whether it is sound.
+  void trust(const PageHash& hash) { distrusted_.erase(hash); }
   bool is_distrusted(const PageHash& hash) const { return distrusted_.contains(hash); }
   /// Makes the loads under way fail, without a write to a page from now on. Counts `why`.
   void cancel_loads(FileFault why = FileFault::kNone);

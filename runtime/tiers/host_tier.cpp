@@ -29,8 +29,8 @@ PageSlot HostTier::take_slot(PageRank rank) {
     return static_cast<PageSlot>(rank.value) * pages_per_rank_ + filled_[at]++;
   if (queues_[at].size() == 0) return kNoSlot;
   const PageSlot slot = queues_[at].victim(pages_);
+  if (below_ != nullptr) below_->submit_store(index_.hash(slot), source(slot));
   if (is_mine(slot)) {
-    if (below_ != nullptr) below_->submit_store(index_.hash(slot), source(slot));
     ++counts_.removed;
     --counts_.pages;
   }

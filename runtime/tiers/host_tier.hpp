@@ -62,6 +62,7 @@ class HostTier final : public Tier {
   }
   TierJob& written(PageSlot slot) { return written_[slot % pages_per_rank_]; }
   PageSource source(PageSlot slot) const {
+    if (!is_mine(slot)) return {.page = {rank_of(slot), 0}};
     return {.bytes = image(slot), .written = written_[slot % pages_per_rank_]};
   }
   PageSlot take_slot(PageRank rank);

@@ -28,7 +28,8 @@ inline bool completed(const TierJob& job) {
   return job.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
 }
 
-/// The source of a store: a page in some rank's pools, or bytes of this rank.
+/// The source of a store: a page in some rank's pools, or bytes of this rank. Of a page of another
+/// rank only the rank counts.
 struct PageSource {
   PageId page{};
   const std::byte* bytes = nullptr;  ///< null: `page`

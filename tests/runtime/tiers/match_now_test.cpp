@@ -66,6 +66,12 @@ TEST(MatchNow, AFailedReadOfOneRankIsAMissOnAll) {
           const PrefixMatch match = served.cache().match_prefix(key);
           EXPECT_EQ(match.tokens, 24) << "match_prefix reads it";
           served.cache().release(match);
+          const auto stores = [&] { return served.cache().tier_statistics().file.stores; };
+          const std::int64_t stores_before = stores();
+          served.evict();
+          served.cache().flush_tiers();
+          EXPECT_EQ(stores(), stores_before) << "a file that was read needs no store";
+          EXPECT_EQ(served.in_the_end(key), 24);
         },
         {2, 3});
   }
