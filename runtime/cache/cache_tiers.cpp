@@ -185,7 +185,7 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
       pages_back_ += std::ssize(parts[g].pages);
       tiers_[g]->loaded(parts[g].in_files);
     } else {
-      distrust(g, key, limit);  // whichever rank has the page next stores it anew
+      distrust_run(g, key, limit, parts[g]);
     }
   }
   return limit == pages ? std::optional(match) : std::nullopt;
@@ -279,6 +279,14 @@ std::int64_t CacheTiers::wait_for(std::span<const Load> loads, const PrefixKey& 
 
 void CacheTiers::distrust(std::size_t group, const PrefixKey& key, std::int64_t page) {
   tiers_[group]->file()->distrust(key.hashes()[static_cast<std::size_t>(page)]);
+}
+
+/// On every rank, after their loads of the run have ended: `page` did not come on some rank.
+/// Whichever rank has the page next stores it anew.
+void CacheTiers::distrust_run(std::size_t group, const PrefixKey& key, std::int64_t page,
+                              const Part& part) {
+  distrust(group, key, page);
+  tiers_[group]->file()->forget_removed(part.in_files);
 }
 
 void CacheTiers::flush() {

@@ -161,6 +161,7 @@ class CacheTiers {
   void publish_arrived(Loading& loading, std::int64_t pages);
 
   void distrust(std::size_t group, const PrefixKey& key, std::int64_t page);
+  void distrust_run(std::size_t group, const PrefixKey& key, std::int64_t page, const Part& part);
   void copy_after(std::optional<Stream> stream);
   void check() const {
     if (failure_) std::rethrow_exception(failure_);

@@ -112,7 +112,7 @@ void CacheTiers::end_loads(const Loading& loading) {
   for (const Load& load : loading.loads)
     coming_[load.group].erase(loading.key.hashes()[static_cast<std::size_t>(load.page)]);
   for (std::size_t g = 0; g < groups_.size() && loading.arrived < loading.pages; ++g)
-    distrust(g, loading.key, loading.arrived);
+    distrust_run(g, loading.key, loading.arrived, loading.parts[g]);
   release(loading.pin);
 }
 

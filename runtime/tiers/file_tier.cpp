@@ -223,6 +223,14 @@ TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
   return job_done(false);
 }
 
+void FileTier::forget_removed(std::span<const PageHash> pages) {
+  const std::lock_guard lock(mutex_);
+  for (const PageHash& hash : pages) {
+    std::error_code unknown;
+    if (fs::status(path(hash), unknown).type() == fs::file_type::not_found) kept_.forget(hash);
+  }
+}
+
 /// Takes a free buffer for a page, whose store is under way from then on. Returns null if no buffer
 /// is free: the page is dropped.
 std::shared_ptr<HostMemory> FileTier::take_buffer(const PageHash& hash) {
@@ -294,11 +302,6 @@ TierJob FileTier::submit_load(const PageHash& hash, PageId to) {
                }
              },
              true);
-}
-
-bool FileTier::is_cancelled(std::uint64_t wave) {
-  const std::lock_guard lock(mutex_);
-  return wave != wave_;
 }
 
 /// Submits the copy under the lock, so that cancel_loads comes before it or after it; in the second
@@ -387,18 +390,6 @@ bool FileTier::wait_for_stores(std::chrono::milliseconds most) {
   const bool is_done = jobs_.wait_all(most);  // jobs free the buffers, also after failed copies
   if (failure) std::rethrow_exception(failure);
   return is_done;
-}
-
-TierCounts FileTier::counts() const {
-  const std::lock_guard lock(mutex_);
-  TierCounts counts = counts_;
-  counts.pages = kept_.files();
-  return counts;
-}
-
-FileFaults FileTier::faults() const {
-  const std::lock_guard lock(mutex_);
-  return faults_;
 }
 
 }  // namespace kvmesh

@@ -9,6 +9,7 @@
 
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -57,13 +58,24 @@ class FileTier final : public Tier {
   void distrust(const PageHash& hash) { distrusted_.insert(hash); }
   /// Ends distrust on this rank: the file was read, or another rank knows whether it is sound.
   void trust(const PageHash& hash) { distrusted_.erase(hash); }
+  /// Counts no more those of the pages' files that are gone: a rank removes a bad file that it has
+  /// read, and another one may count it.
+  void forget_removed(std::span<const PageHash> pages);
   bool is_distrusted(const PageHash& hash) const { return distrusted_.contains(hash); }
   /// Makes the loads under way fail, without a write to a page from now on. Counts `why`.
   void cancel_loads(FileFault why = FileFault::kNone);
   /// Cancels loads, and blocks until none uses the copies: at most for the read of one file.
   void end_loads();
-  TierCounts counts() const override;
-  FileFaults faults() const;
+  TierCounts counts() const override {
+    const std::lock_guard lock(mutex_);
+    TierCounts counts = counts_;
+    counts.pages = kept_.files();
+    return counts;
+  }
+  FileFaults faults() const {
+    const std::lock_guard lock(mutex_);
+    return faults_;
+  }
 
   /// The path of a page's file with this rank's heads.
   std::string path(const PageHash& hash) const { return path(own_, hash); }
@@ -75,7 +87,10 @@ class FileTier final : public Tier {
   };
   std::string path(const Folder& folder, const PageHash& hash) const;
   std::optional<std::vector<const Folder*>> cover(const PageHash& hash) const;
-  bool is_cancelled(std::uint64_t wave);
+  bool is_cancelled(std::uint64_t wave) {
+    const std::lock_guard lock(mutex_);
+    return wave != wave_;
+  }
   bool unpack(std::int32_t page, std::uint64_t wave);
   void find_folders();
   void find_files();

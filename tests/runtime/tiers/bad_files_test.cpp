@@ -1,4 +1,5 @@
-// Files that prove bad on one rank: their pages are hits again once they are stored anew.
+// Files that prove bad on one rank: their pages are hits again once they are stored anew, and the
+// files are counted as often as they are there.
 #include "tests/runtime/tiers/tiers_fixture.hpp"
 
 namespace kvmesh::test {
@@ -40,6 +41,19 @@ class Served {
     if (mesh_.rank().value == 0)
       for (const fs::path& file : folder_.files()) fs::resize_file(file, 70);
     barrier(mesh_.world());
+  }
+  /// The files that all ranks count.
+  std::int64_t counted_files() {
+    std::int64_t sum = 0;
+    for (const std::int64_t pages :
+         all_gather_value(mesh_.world(), cache_->tier_statistics().file.pages, "count files"))
+      sum += pages;
+    return sum;
+  }
+  std::int64_t files() {
+    const std::int64_t files = std::ssize(folder_.files());
+    barrier(mesh_.world());
+    return files;
   }
 
  private:
@@ -108,6 +122,26 @@ TEST(BadFiles, AreMissesWhileNoRankHasStoredTheirPages) {
     served.evict();
     EXPECT_EQ(served.ask_for(0), 0);
   });
+}
+
+TEST(BadFiles, CountOnce) {
+  for (const AskWay way : {AskWay::kWaits, AskWay::kNow}) {
+    for (const std::int64_t host_bytes : {std::int64_t{0}, 2 * page_bytes(1)}) {
+      for (const auto& [ranks, heads] : {std::pair(1, 1), {2, 1}, {3, 1}, {4, 2}}) {
+        on_ranks(ranks, heads, {.host_bytes = host_bytes / heads}, [&](Served& served) {
+          constexpr int kPrompts = 20;
+          for (int i = 0; i < kPrompts; ++i) EXPECT_EQ(served.ask_for(i, way), 0);
+          served.flush();
+          served.restart();
+          EXPECT_EQ(served.counted_files(), served.files());
+          served.truncate_files();
+          for (int i = 0; i < kPrompts; ++i) EXPECT_EQ(served.ask_for(i, way), 0);
+          served.flush();
+          EXPECT_EQ(served.counted_files(), served.files());
+        });
+      }
+    }
+  }
 }
 
 }  // namespace
