@@ -216,7 +216,8 @@ class KvCache {
   ///   cache.erase(s);                                // also after this
   ///
   /// With tiers, match_prefix also brings pages back that were evicted (see tiers.hpp). A rank's
-  /// pages come back where its host tier has them; pages of files where placement puts them. Later
+  /// pages come back where its host tier has them; pages of files where placement puts them, and
+  /// pages of host tiers that find no room on their rank, if files have them, too. Later
   /// plans wait for the copies. With a file tier, match_prefix and create_with_prefix of a key are
   /// collective over the world, and read the files before they return.
   PrefixKey make_prefix_key(PrefixExtras extras = {}) const;
@@ -241,9 +242,9 @@ class KvCache {
   /// or if match_prefix has waited for them for half of the deadline. A later call starts them
   /// again. A file that could not be read on some rank is a miss on all, and counted there; these
   /// calls do not read it again until the page has been stored anew, or match_prefix has read it.
-  /// Pages of host tiers that there is no room for do not count as loading. A page that is being
-  /// loaded for one key is not read again for another; the pages behind it are read once it has
-  /// come.
+  /// Pages of host tiers that there is no room for count as loading only while they come from
+  /// files. A page that is being loaded for one key is not read again for another; the pages behind
+  /// it are read once it has come.
   ///
   /// Returns `tokens` and `loading` alike on all ranks. `after` and @throws as match_prefix. With a
   /// file tier collective over the world; it waits for the other ranks' calls.

@@ -83,8 +83,9 @@ PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after)
 }
 
 PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after, InFiles in_files) {
+  Places places = no_places(key);
   for (std::int64_t limit = std::ssize(key.hashes());;) {
-    Places places = no_places(key);
+    leave_out_full(places, key, limit);
     const std::int64_t pages = agreed_run(places, key, limit, in_files).pages;
     if (pages * key.rules().page_size <= cached_tokens(groups_, key))
       return match_prefix(groups_, key);
@@ -126,10 +127,27 @@ std::vector<std::int64_t> CacheTiers::least_of_all_ranks(std::span<const std::in
   return least;
 }
 
+/// Lists the pages that the groups lack for a run. Returns whether there is room for all of them.
+/// Else the next search finds another run: `limit` is the first page for which there is no room,
+/// and pages of host tiers without room on their ranks are not there any more.
+bool CacheTiers::find_room(const PrefixKey& key, std::int64_t pages, Places& places,
+                           std::int64_t& limit, std::vector<Part>& parts) {
+  parts.assign(groups_.size(), {});
+  limit = pages;
+  bool has_room = true;
+  for (std::size_t g = 0; g < parts.size(); ++g) {
+    limit = std::min(limit, missing(g, key, pages, places, parts[g]));
+    has_room &= !parts[g].lacks_room;
+  }
+  return has_room && limit == pages;
+}
+
 /// Lists the pages that the group lacks for a run. Returns the first one for which it has no room;
-/// `pages` if it has room for all. Pages of the run that are cached cannot be evicted for it.
+/// `pages` if it has room for all. A page of a host tier comes back on its rank: without room there
+/// it is not there for this search, which may find it in files, and these come back anywhere. Pages
+/// of the run that are cached cannot be evicted for it.
 std::int64_t CacheTiers::missing(std::size_t group, const PrefixKey& key, std::int64_t pages,
-                                 const Places& places, Part& part) {
+                                 Places& places, Part& part) {
   const PageAllocator& allocator = groups_[group].allocator;
   std::vector<std::int64_t> room;
   for (PageRank rank{0}; rank.value < allocator.options().ranks; ++rank.value)
@@ -151,23 +169,24 @@ std::int64_t CacheTiers::missing(std::size_t group, const PrefixKey& key, std::i
     }
   }
   for (std::size_t i = 0; i < part.pages.size(); ++i) {
+    if (total-- <= 0) return part.pages[i];
     const PageRank home = part.places[i].rank;
-    const bool is_full = home.value >= 0 && room[static_cast<std::size_t>(home.value)]-- <= 0;
-    if (total-- <= 0 || is_full) return part.pages[i];
+    if (home.value < 0 || room[static_cast<std::size_t>(home.value)]-- > 0) continue;
+    part.lacks_room = true;
+    const auto at = static_cast<std::size_t>(part.pages[i]);
+    const bool is_coming = coming_[group].contains(key.hashes()[at]);
+    places[group][at] = {.where = is_coming ? PagePlace::kComing : PagePlace::kNowhere};
   }
   return pages;
 }
 
 /// Pins the run, and fills the pages that the device lacks. Without room, or if a file is bad,
-/// returns nothing, and sets `limit` to the first page that cannot come back.
+/// returns nothing, and limits the next search as find_room, or to the page of the file.
 std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int64_t pages,
                                                   Places& places, std::int64_t& limit,
                                                   std::optional<Stream> after) {
-  std::vector<Part> parts(groups_.size());
-  limit = pages;
-  for (std::size_t g = 0; g < parts.size(); ++g)
-    limit = std::min(limit, missing(g, key, pages, places, parts[g]));
-  if (limit < pages) return std::nullopt;
+  std::vector<Part> parts;
+  if (!find_room(key, pages, places, limit, parts)) return std::nullopt;
   const PrefixMatch match = pin(key, pages, parts);
   Attempt attempt;
   limit = fill(key, pages, parts, match.pin, after, attempt);
@@ -188,7 +207,9 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
       distrust_run(g, key, limit, parts[g]);
     }
   }
-  return limit == pages ? std::optional(match) : std::nullopt;
+  if (limit == pages) return match;
+  places = no_places(key);  // the run has taken pages
+  return std::nullopt;
 }
 
 /// Fills the pages of the parts. Returns the first one that did not come on some rank; `pages` if

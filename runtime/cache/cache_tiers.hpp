@@ -57,7 +57,8 @@ class CacheTiers {
   /// Returns jobs that are completed when the copies so far are done.
   std::vector<TierJob> copies_so_far();
   /// As match_prefix of the groups, tiers included; `after` as in pages_taken. Collective over the
-  /// world if there is a file tier, and device and host do not have all full pages of the key.
+  /// world if there is a file tier, and device and host do not have all full pages of the key, or
+  /// have no room for them.
   /// @throws the failure of a wait or a copy of this rank; in an exchange, Error if another rank
   /// has one: then no rank has pinned anything. Without an exchange the index stays equal to that
   /// of the other ranks, and every later call throws, too.
@@ -80,6 +81,7 @@ class CacheTiers {
     std::vector<std::int64_t> pages{};  ///< logical numbers
     std::vector<PagePlace> places{};
     std::vector<PageHash> in_host{}, in_files{};
+    bool lacks_room = false;  ///< on the rank of a page of a host tier
   };
   static bool has_files(std::span<const Part> parts) {
     return std::ranges::any_of(parts, [](const Part& part) { return !part.in_files.empty(); });
@@ -126,6 +128,7 @@ class CacheTiers {
   std::int64_t run_of(std::size_t group, Places& places, const PrefixKey& key, std::int64_t most,
                       Looks looks);
   std::int64_t longest(Places& places, const PrefixKey& key, std::int64_t most, Looks looks);
+  void leave_out_full(Places& places, const PrefixKey& key, std::int64_t most);
   bool needs_files(const PrefixKey& key);
   Run agreed_run(Places& places, const PrefixKey& key, std::int64_t most, InFiles in_files);
 
@@ -133,8 +136,10 @@ class CacheTiers {
   PrefixMatch match(const PrefixKey& key, std::optional<Stream> after, InFiles in_files);
   std::optional<PrefixMatch> bring_back(const PrefixKey& key, std::int64_t pages, Places& places,
                                         std::int64_t& limit, std::optional<Stream> after);
-  std::int64_t missing(std::size_t group, const PrefixKey& key, std::int64_t pages,
-                       const Places& places, Part& part);
+  bool find_room(const PrefixKey& key, std::int64_t pages, Places& places, std::int64_t& limit,
+                 std::vector<Part>& parts);
+  std::int64_t missing(std::size_t group, const PrefixKey& key, std::int64_t pages, Places& places,
+                       Part& part);
   std::int64_t fill(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts,
                     SequenceId pin, std::optional<Stream> after, Attempt& attempt);
   PrefixMatch pin(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts);

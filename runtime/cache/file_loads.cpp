@@ -21,21 +21,18 @@ PrefixMatch CacheTiers::match_now(const PrefixKey& key, std::optional<Stream> af
 /// coming; 0 if none is coming. Pages of the host tiers alone are not: for want of room they may
 /// never come back.
 std::int64_t CacheTiers::start_loads(const PrefixKey& key, std::optional<Stream> after) {
+  Places places = no_places(key);
   for (std::int64_t limit = std::ssize(key.hashes());;) {
-    Places places = no_places(key);
+    leave_out_full(places, key, limit);
     const std::int64_t here = longest(places, key, limit, {});
     const std::int64_t coming = longest(places, key, limit, {.counts_coming = true});
     // Pages behind those that are being loaded wait for them: a pin has all pages before its own.
     // All ranks decide so without a message.
     if (coming > here) return coming;
-    if (here == limit) return 0;
     const Run run = agreed_run(places, key, limit, InFiles::kNow);
     if (run.pages <= here) return run.coming > here ? run.coming : 0;
-    std::vector<Part> parts(groups_.size());
-    limit = run.pages;
-    for (std::size_t g = 0; g < parts.size(); ++g)
-      limit = std::min(limit, missing(g, key, run.pages, places, parts[g]));
-    if (limit < run.pages) continue;  // no room for all
+    std::vector<Part> parts;
+    if (!find_room(key, run.pages, places, limit, parts)) continue;
     load_run(key, run.pages, here, std::move(parts), after);
     return run.pages;
   }

@@ -38,7 +38,9 @@ std::int64_t CacheTiers::run_of(std::size_t group, Places& places, const PrefixK
                                 std::int64_t most, Looks looks) {
   const auto has = [&](std::int64_t page) {
     const PagePlace::Where where = place(places, group, key, page, looks.in_files).where;
-    return where == PagePlace::kComing ? looks.counts_coming : where != PagePlace::kNowhere;
+    if (where == PagePlace::kComing) return looks.counts_coming;
+    if (where == PagePlace::kFile) return looks.in_files != InFiles::kNo;
+    return where != PagePlace::kNowhere;
   };
   const std::int64_t window = groups_[group].options.window;
   if (window == 0) {
@@ -62,11 +64,29 @@ std::int64_t CacheTiers::longest(Places& places, const PrefixKey& key, std::int6
   return most;
 }
 
-/// Whether some full page of the key is neither on the device nor in the host tiers.
+/// Leaves pages of host tiers that have no room on their ranks out of the search, as far as a run
+/// of up to `most` pages without files has some. It comes before the first exchange: a rank that
+/// throws where nothing is exchanged must not miss an exchange that the others make later.
+void CacheTiers::leave_out_full(Places& places, const PrefixKey& key, std::int64_t most) {
+  const auto is_in_host = [](const std::optional<PagePlace>& known) {
+    return known && known->where == PagePlace::kHost;
+  };
+  const auto some_in_host = [&](const auto& group) {
+    return std::ranges::any_of(group, is_in_host);
+  };
+  std::vector<Part> parts;
+  do {
+    most = longest(places, key, most, {});
+  } while (std::ranges::any_of(places, some_in_host) && !find_room(key, most, places, most, parts));
+}
+
+/// Whether some full page of the key is neither on the device nor can come back from a host tier.
 bool CacheTiers::needs_files(const PrefixKey& key) {
+  if (tiers_.front()->file() == nullptr) return false;
   const std::int64_t pages = std::ssize(key.hashes());
   Places places = no_places(key);
-  return tiers_.front()->file() != nullptr && longest(places, key, pages, {}) < pages;
+  leave_out_full(places, key, pages);
+  return longest(places, key, pages, {}) < pages;
 }
 
 /// Returns the longest run that all ranks have. A page that some rank is storing in a file counts

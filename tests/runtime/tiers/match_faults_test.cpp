@@ -294,6 +294,34 @@ TEST(MatchFaults, ACopyThatFailsWhileALookupWaitsEndsTheMatchOnAll) {
   });
 }
 
+// All pages are in memory, but one finds no room there, so it is looked for in files, on all ranks.
+TEST(MatchFaults, ARankThatRefusesTakesPartWhereAHostPageFindsNoRoom) {
+  for (const bool waits : {true, false}) {
+    on_each_failing_rank({.has_host = true, .waits = waits}, [&](Matching& matching) {
+      KvCache& cache = matching.cache();
+      const PrefixKey key = matching.publish(kPage, 50);
+      const PageRank home = cache.allocator().published_page(key.hashes()[0]).rank();
+      matching.evict();
+      cache.drain(home);
+      matching.publish(kPage, 60);
+      matching.fail_at(0);
+      const SequenceId large = cache.create();
+      const auto evict = [&] { cache.reserve(large, cache.allocator().free_pages() * kPage); };
+      EXPECT_EQ(matching.error_of(evict), matching.is_failing() ? "injected" : "");
+      cache.erase(large);
+      matching.fail_at(-1);
+      const auto match = [&] {
+        static_cast<void>(waits ? cache.match_prefix(key) : cache.match_prefix_now(key));
+      };
+      const std::string error = matching.error_of(match);
+      const std::string expected = matching.is_failing() ? "injected" : matching.of_others();
+      EXPECT_EQ(error.substr(0, expected.size()), expected);
+      cache.check_replicas();
+      cache.allocator().verify_integrity();
+    });
+  }
+}
+
 // The failed copy has left a page of unknown content, which no file may get.
 TEST(MatchFaults, AFlushAfterAFailedCopyWritesNothing) {
   const MixedFolder folder;
