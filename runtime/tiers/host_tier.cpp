@@ -12,6 +12,7 @@ HostTier::HostTier(const Options& options, PageCopies& copies, Tier* below)
       queues_(static_cast<std::size_t>(options.ranks),
               EvictionQueues(options.eviction, options.pages_per_rank)),
       filled_(static_cast<std::size_t>(options.ranks)),
+      left_(static_cast<std::size_t>(options.ranks)),
       memory_(options.device, pages_per_rank_ * copies.page_bytes()),
       written_(pages_per_rank_) {}
 
@@ -25,6 +26,11 @@ void HostTier::used(PageSlot slot) { queues_of(slot).released(pages_, slot); }
 /// Returns kNoSlot if all pages of the rank are pinned.
 PageSlot HostTier::take_slot(PageRank rank) {
   const auto at = static_cast<std::size_t>(rank.value);
+  if (!left_[at].empty()) {
+    const PageSlot slot = left_[at].back();
+    left_[at].pop_back();
+    return slot;
+  }
   if (filled_[at] < pages_per_rank_)
     return static_cast<PageSlot>(rank.value) * pages_per_rank_ + filled_[at]++;
   if (queues_[at].size() == 0) return kNoSlot;
@@ -42,8 +48,13 @@ PageSlot HostTier::take_slot(PageRank rank) {
 TierJob HostTier::submit_store(const PageHash& hash, const PageSource& from) {
   if (const PageSlot known = index_.find(hash); known != kNoSlot) {
     queues_of(known).taken(pages_, known);
-    used(known);
-    return job_done();
+    if (rank_of(known) == from.page.rank()) {
+      used(known);
+      return job_done();
+    }
+    index_.erase(known);
+    left_[static_cast<std::size_t>(rank_of(known).value)].push_back(known);
+    counts_.pages -= is_mine(known);
   }
   const PageSlot slot = take_slot(from.page.rank());
   if (slot == kNoSlot) {

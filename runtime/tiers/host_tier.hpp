@@ -35,6 +35,7 @@ class HostTier final : public Tier {
   TierAnswer lookup(const PageHash& hash) override;
   /// The rank that has the page. REQUIRES: lookup(hash) is kHit.
   PageRank rank_of(const PageHash& hash) const { return rank_of(index_.find(hash)); }
+  /// A page that the tier has on another rank leaves that one: it may have no room for it any more.
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
   /// REQUIRES: `to` is on the page's rank.
   TierJob submit_load(const PageHash& hash, PageId to) override;
@@ -74,10 +75,11 @@ class HostTier final : public Tier {
   Tier* below_;
   PrefixIndex index_;
   EvictionPages pages_;
-  std::vector<EvictionQueues> queues_;  // [rank]
-  std::vector<PageSlot> filled_;        // [rank] slots that were used at least once
-  HostMemory memory_;                   // [pages_per_rank][page_bytes]
-  std::vector<TierJob> written_;        // [pages_per_rank] the copy to this memory
+  std::vector<EvictionQueues> queues_;       // [rank]
+  std::vector<PageSlot> filled_;             // [rank] slots that were used at least once
+  std::vector<std::vector<PageSlot>> left_;  // [rank] of pages that other ranks have stored since
+  HostMemory memory_;                        // [pages_per_rank][page_bytes]
+  std::vector<TierJob> written_;             // [pages_per_rank] the copy to this memory
   TierCounts counts_;
 };
 

@@ -109,6 +109,36 @@ TEST(HostRoom, ComesBack) {
       {2, 3}, kHostPages);
 }
 
+TEST(HostRoom, WhatAnotherRankStoresAgainComesBackThere) {
+  on_held_ranks(
+      [](HeldCache& served) {
+        KvCache& cache = served.cache();
+        std::vector<PrefixKey> keys;
+        const auto publish_all = [&] {
+          for (int i = 0; i < 6; ++i) keys.push_back(served.publish(counted(100 * i, 4)));
+          served.evict();
+        };
+        const auto hits = [&] {
+          std::int64_t tokens = 0;
+          for (const PrefixKey& key : keys) tokens += served.now(key).tokens;
+          return tokens;
+        };
+        publish_all();
+        for (PageRank rank{0}; rank.value < served.mesh().size(); ++rank.value) {
+          cache.drain(rank);
+          keys.clear();
+          publish_all();
+          EXPECT_EQ(hits(), 24) << "rank " << rank.value << " was drained";
+          EXPECT_EQ(served.of_all(cache.tier_statistics().host.pages), 6) << "each is stored once";
+          served.evict();
+          cache.add_rank(rank);
+          EXPECT_EQ(hits(), 24);
+          served.expect_content(keys[0], 4);
+        }
+      },
+      {2, 3}, 6);
+}
+
 TEST(HostRoom, ARankThatIsLeavingGetsItsPagesBackAndGivesThemAway) {
   on_held_ranks(
       [](HeldCache& served) {
