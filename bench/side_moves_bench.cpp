@@ -137,7 +137,8 @@ double plain_copy(const Mesh& mesh, double bytes) {
   Device other = mesh.device();
   if (other.kind == DeviceKind::kCuda) {
     ++other.index;
-    cuda_memory::enable_peer_access(mesh.device().index, other.index);  // or it goes by the host
+    cuda_memory::enable_peer_access(mesh.device().index,
+                                    other.index);  // else it goes through the host
   }
   DeviceMemory from(mesh.device(), size), to(other, size);
   copy_bytes(from.data(), to.data(), size);  // the system gives the memory of CPUs as it is written

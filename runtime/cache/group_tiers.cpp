@@ -99,7 +99,7 @@ GroupTiers::GroupTiers(Mesh& mesh, const CacheOptions& cache, CacheGroup& group,
   const auto pages =
       static_cast<std::int64_t>(pages_of_group(bytes, cache, pools.layout(), number));
   if (pages == 0) return;
-  // More than have numbers.
+  // Slots of all ranks are told apart by 32 bits.
   if (pages >= kNoSlot / mesh.kv_parallel()) throw std::bad_alloc();
   host_ = std::make_unique<HostTier>(HostTier::Options{.ranks = mesh.kv_parallel(),
                                                        .me = mesh.page_rank(),

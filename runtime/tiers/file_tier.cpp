@@ -129,7 +129,7 @@ void FileTier::find_files() {
     const int share = hash->bytes[30] << 8 | hash->bytes[31];
     if (share % options_.ranks != options_.me.value) continue;
     const auto size = static_cast<std::int64_t>(at->file_size(gone));
-    if (gone) continue;  // or it is no file
+    if (gone) continue;  // it was removed meanwhile, or is a folder
     const auto time = at->last_write_time(gone);
     if (!gone) found.push_back({time, *hash, size});
   }

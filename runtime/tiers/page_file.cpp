@@ -140,7 +140,8 @@ FileFault write_page_file(FileCalls& calls, const std::string& path, const PageF
 FileFault read_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
                          const PageHash& hash, std::span<std::byte> buffer,
                          const PageFileWay& way) {
-  const int file = open_file(calls, path, O_RDONLY | O_NONBLOCK, way.direct);  // it may be a pipe
+  // Without O_NONBLOCK, opening a pipe in place of the file would wait for a writer.
+  const int file = open_file(calls, path, O_RDONLY | O_NONBLOCK, way.direct);
   if (file < 0) return fault_of(errno);
   std::size_t size = 0;
   FileFault fault = FileFault::kNone;
