@@ -93,10 +93,12 @@ void CacheTiers::publish_loads(std::chrono::milliseconds most) {
   if (most.count() > 0) give_up_loads();
 }
 
-/// Returns how much of a run has come on this rank.
+/// Returns how much of a run has come on this rank. Pages of host tiers have: all later work waits
+/// for their copies.
 CacheTiers::Arrival CacheTiers::arrived(const Loading& loading) {
   Arrival arrival{.pages = loading.pages};
   for (const Load& load : loading.loads) {
+    if (!load.from_file) continue;
     const bool has_ended = completed(load.job);
     if (!has_ended || !load.job.get()) arrival.pages = std::min(arrival.pages, load.page);
     arrival.has_ended &= has_ended;

@@ -1,13 +1,14 @@
-// Ranks that serve from files whose calls the tests hold back, let go and let fail.
+// Ranks that serve from tiers whose file calls and copies the tests hold back, let go and let fail.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
 #include <numeric>
 #include <thread>
 
-#include "tests/runtime/cache/cache_inside.hpp"
+#include "tests/runtime/cache/gated_backend.hpp"
 #include "tests/runtime/tiers/tiers_fixture.hpp"
 
 namespace kvmesh::test {
@@ -82,12 +83,17 @@ class HeldCache {
     options.tiers = {.host_bytes = host_pages * page_bytes(1), .directory = folder.path()};
     cache_.emplace(mesh, options);
     auto& state = inside(*cache_);
+    for (CacheGroup& group : state.groups)
+      group.backend = std::make_unique<GatedBackend>(std::move(group.backend), copies_run_);
     state.tiers.reset();
     state.tiers =
         std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools,
                                      after_late_moves(state), std::make_unique<HeldCalls>(disk));
   }
-  ~HeldCache() { disk.hold(false); }
+  ~HeldCache() {
+    disk.hold(false);
+    hold_copies(false);
+  }
   HeldCache(const HeldCache&) = delete;
   HeldCache& operator=(const HeldCache&) = delete;
 
@@ -95,6 +101,10 @@ class HeldCache {
   CacheTiers& tiers() { return *inside(*cache_).tiers; }
   Mesh& mesh() { return mesh_; }
   void destroy() { cache_.reset(); }
+  void hold_copies(bool holds) {
+    copies_run_ = !holds;
+    copies_run_.notify_all();
+  }
 
   PrefixKey key_of(std::span<const std::int32_t> tokens) {
     PrefixKey key = cache().make_prefix_key();
@@ -187,6 +197,7 @@ class HeldCache {
  private:
   Mesh& mesh_;
   KvCache plain_;
+  std::atomic<bool> copies_run_ = true;
   std::optional<KvCache> cache_;
 };
 

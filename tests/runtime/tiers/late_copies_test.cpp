@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/runtime/cache/gated_backend.hpp"
 #include "tests/runtime/cache/moves/side_moves.hpp"
 
 namespace kvmesh::test {

@@ -95,6 +95,44 @@ TEST(MatchNow, WhatIsInMemoryIsUsableAtOnce) {
       {1, 2}, 2);
 }
 
+/// What comes from host tiers is there when the files before it are: later work waits for the
+/// copies, and no page comes back twice.
+TEST(MatchNow, PagesOfHostTiersBehindFilesComeBackOnce) {
+  on_held_ranks(
+      [](HeldCache& served) {
+        KvCache& cache = served.cache();
+        cache.drain(PageRank{0});  // the second rank has four pages; two of them find room on it
+        served.publish(counted(0, 16));
+        cache.add_rank(PageRank{0});
+        const PrefixKey key = served.publish(counted(0, 20));
+        cache.flush_tiers();
+        served.evict();
+        barrier(served.mesh().world());  // all have written their files
+        cache.drain(PageRank{1});        // the first rank gets no room for pages of files
+        const SequenceId other = cache.create();
+        cache.reserve(other, (HeldCache::kPages - 1) * kPage);
+        cache.add_rank(PageRank{1});
+
+        const bool is_first = served.mesh().rank().value == 0;
+        served.hold_copies(is_first);
+        served.disk.hold(true);
+        EXPECT_EQ(served.now(key), (Found{8, 12}));
+        std::string loads;
+        for (const auto& load : loadings_of(served.tiers()).front().loads)
+          loads += (load.from_file ? " file " : " host ") + std::to_string(load.to.rank().value);
+        ASSERT_EQ(loads, " file 1 file 1 host 0");
+        cache.erase(other);
+        served.disk.hold(false);
+        if (!is_first) served.wait_for_own_loads();
+        EXPECT_EQ(served.now(key), (Found{20, 0}));
+        EXPECT_FALSE(served.tiers().is_loading());
+        EXPECT_EQ(cache.tier_statistics().pages_back, 5);
+        served.hold_copies(false);
+        served.expect_content(key, 20);
+      },
+      {2}, 2);
+}
+
 /// They come back once there is room, but nothing brings them meanwhile.
 TEST(MatchNow, PagesOfTheHostTierWithoutRoomAreNotLoading) {
   on_held_ranks(

@@ -26,22 +26,6 @@ inline void unmap(MovingCache& moving) {
   inside(moving.cache()).peers = PeerPools(moving.mesh().kv_comm().size());
 }
 
-/// Copies on a thread, which begin when the gate is open.
-class GatedBackend final : public OtherBackend {
- public:
-  GatedBackend(std::unique_ptr<Backend> real, std::atomic<bool>& is_open)
-      : OtherBackend(std::move(real)), is_open_(is_open) {}
-  std::unique_ptr<MoveStream> make_move_stream() override {
-    return std::make_unique<HostMoveStream>([this](const PageMoves& moves) {
-      is_open_.wait(false);
-      move_pages(moves);
-    });
-  }
-
- private:
-  std::atomic<bool>& is_open_;
-};
-
 /// Calls until nothing moves. Returns how many pages have moved.
 inline std::int64_t finish(KvCache& cache) {
   for (std::int64_t moved = 0;;) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <vector>
 
+#include "tests/runtime/cache/gated_backend.hpp"
 #include "tests/runtime/cache/moves/side_moves.hpp"
 #include "tests/runtime/streams/late_backend.hpp"
 
