@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <set>
 #include <span>
@@ -55,15 +56,10 @@ class KvCache::State {
     if (tiers) tiers->pages_taken(after);
   }
   /// Gives up moves of rebalance_now, and then loads that match_prefix_now has started, while
-  /// `can(group)` of some group is OutOfPages: operations get pages before moves and loads do.
+  /// `can(group)` of some group is OutOfPages: operations get pages before moves and loads do. If
+  /// there are too few pages in any case, nothing is given up: the operation is refused.
   /// @throws the errors of `can`.
-  template <class Can>
-  void take_back_pages(const Can& can) {
-    for (std::size_t g = 0; g < groups.size() && side_moves.has_destinations(); ++g)
-      if (!can(g)) side_moves.give_up();
-    for (std::size_t g = 0; g < groups.size() && tiers && tiers->is_loading(); ++g)
-      if (!can(g)) tiers->give_up_loads();
-  }
+  void take_back_pages(const std::function<Result<Done>(std::size_t group)>& can);
   /// Waits until tiers, and moves that were given up, have read and written all pages. Call it
   /// before any use of pages that no stream orders after them.
   void wait_for_move_streams() {

@@ -68,6 +68,8 @@ class CacheTiers {
   bool is_loading() const { return !loadings_.empty(); }
   /// Whether a page that is being loaded is the source of one of the copies, [group].
   bool loads_to(std::span<const std::vector<PageCopy>> copies) const;
+  /// How many pages of a group `give_up_loads` makes usable: those that nothing but loads holds.
+  std::int64_t pages_to_give_up(std::size_t group) const;
   /// Ends all loads that are under way, and gives their pages back. Call it on every rank, at the
   /// same operation. Waits for nothing.
   void give_up_loads();

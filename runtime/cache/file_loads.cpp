@@ -1,5 +1,6 @@
 // Loads of files that go on after the match that has started them.
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "runtime/cache/cache_tiers.hpp"
@@ -135,6 +136,17 @@ void CacheTiers::publish_arrived(Loading& loading, std::int64_t pages) {
   }
   std::erase_if(loading.loads, [&](const Load& load) { return load.page < pages; });
   loading.arrived = pages;
+}
+
+std::int64_t CacheTiers::pages_to_give_up(std::size_t group) const {
+  const PageAllocator& allocator = groups_[group].allocator;
+  std::map<PageId, std::int32_t> pins;  // of each page
+  for (const Loading& loading : loadings_)
+    for (const PageId page : allocator.pages(loading.pin.pin))
+      if (page.valid()) ++pins[page];
+  return std::ranges::count_if(pins, [&](const auto& pinned) {
+    return allocator.reference_count(pinned.first) == pinned.second;
+  });
 }
 
 void CacheTiers::give_up_loads() {

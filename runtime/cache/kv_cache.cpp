@@ -167,6 +167,21 @@ std::vector<TokenSlot> KvCache::State::slots_of(const CacheGroup& group, Sequenc
   return slots;
 }
 
+void KvCache::State::take_back_pages(const std::function<Result<Done>(std::size_t group)>& can) {
+  const auto is_loading = [&] { return tiers && tiers->is_loading(); };
+  if (!side_moves.has_destinations() && !is_loading()) return;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const Result<Done> now = can(g);
+    const std::int64_t more =
+        side_moves.pages_to_give_up(g) + (is_loading() ? tiers->pages_to_give_up(g) : 0);
+    if (!now && now.reason().asked_pages() > now.reason().free_pages() + more) return;
+  }
+  for (std::size_t g = 0; g < groups.size() && side_moves.has_destinations(); ++g)
+    if (!can(g)) side_moves.give_up();
+  for (std::size_t g = 0; g < groups.size() && is_loading(); ++g)
+    if (!can(g)) tiers->give_up_loads();
+}
+
 void KvCache::State::wait_for_peers() {
   if (mesh.kv_parallel() > 1) wait_idle();
 }

@@ -108,6 +108,17 @@ void SideMoves::end_each(const End& end) {
     if (!moves_[g].empty()) end(groups_[g].allocator);
 }
 
+std::int64_t SideMoves::pages_to_give_up(std::size_t group) const {
+  if (!has_destinations()) return 0;
+  const PageAllocator& allocator = groups_[group].allocator;
+  const auto is_left = [&](const PageCopy& it) {
+    return allocator.reference_count(it.source) == 0;
+  };
+  const std::vector<PageCopy>& moves = moves_[group];
+  return std::ssize(moves) +
+         (phase_ == Phase::kWaiting ? std::ranges::count_if(moves, is_left) : 0);
+}
+
 void SideMoves::give_up() {
   if (!has_destinations()) return;
   holds_sources_ = phase_ == Phase::kCopying;  // else no other rank reads them yet

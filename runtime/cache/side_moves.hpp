@@ -42,6 +42,9 @@ class SideMoves {
   bool is_under_way() const { return phase_ != Phase::kNone; }
   /// Whether pages are taken that other operations could use (give_up).
   bool has_destinations() const { return phase_ == Phase::kWaiting || phase_ == Phase::kCopying; }
+  /// How many pages of a group `give_up` makes usable: the destinations, and pages that nobody
+  /// holds but a move that no rank has begun.
+  std::int64_t pages_to_give_up(std::size_t group) const;
 
   /// Orders moves in the allocators. Returns whether there are some. REQUIRES: none are under way.
   bool order(const RebalanceOptions& options);

@@ -259,9 +259,11 @@ TEST(MatchNow, OtherOperationsTakeThePagesOfLoads) {
     };
     loads();
     const SequenceId sequence = cache.create();
+    const std::uint64_t digest = cache.digest();
     EXPECT_FALSE(cache.try_reserve(sequence, (all + 1) * kPage)) << "too many in any case";
-    expect_given_up();
-    loads();
+    EXPECT_FALSE(cache.try_plan({{sequence, (all + 1) * kPage, 0}}));
+    EXPECT_TRUE(served.tiers().is_loading());
+    EXPECT_EQ(cache.digest(), digest);
     EXPECT_TRUE(cache.try_reserve(sequence, all * kPage));
     expect_given_up();
     cache.erase(sequence);

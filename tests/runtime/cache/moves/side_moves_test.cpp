@@ -104,8 +104,11 @@ TEST(SideMoves, AnOperationTakesThePagesOfLateCopies) {
     ASSERT_GT(reserved, 0);
     const std::vector<double> before = moving.contents();
     const SequenceId all = cache.create();
+    const std::uint64_t digest = cache.digest();
     EXPECT_FALSE(cache.try_reserve(all, (free + reserved + 1) * 4).has_value());
-    EXPECT_EQ(cache.allocator().free_pages(), free + reserved) << "given up for it";
+    EXPECT_FALSE(cache.try_plan({{all, (free + reserved + 1) * 4, 0}}).has_value());
+    EXPECT_EQ(cache.digest(), digest) << "a refused operation takes nothing";
+    EXPECT_EQ(moving_pages(cache), reserved);
     moving.write(all, (free + reserved) * 4, 9);
     late.stream().stick(false);
     EXPECT_EQ(finish(cache), 0);
@@ -130,8 +133,26 @@ TEST(SideMoves, PagesGivenUpAreFoundByReserve) {
     const std::int64_t free = cache.allocator().free_pages();
     EXPECT_TRUE(cache.try_reserve(all, free * 4).has_value());
     EXPECT_EQ(cache.rebalance_now().moving, 3) << "they go on";
-    EXPECT_TRUE(cache.try_reserve(all, (free + 3) * 4).has_value());
+    const std::uint64_t digest = cache.digest();
     EXPECT_FALSE(cache.try_reserve(all, (free + 4) * 4).has_value());
+    EXPECT_EQ(cache.digest(), digest) << "too few even without them";
+    EXPECT_TRUE(cache.try_reserve(all, (free + 3) * 4).has_value());
+    EXPECT_EQ(finish(cache), 0);
+    moving.check();
+  });
+}
+
+/// A page that only a move holds is usable when the move is given up.
+TEST(SideMoves, PagesThatNobodyElseHoldsAreFoundByReserve) {
+  LoopbackRanks<2>::run([](Communicator& comm) {
+    CacheOptions options = uneven();
+    options.groups.clear();
+    MovingCache moving(comm, kAsItIs, options);
+    KvCache& cache = moving.cache();
+    EXPECT_EQ(cache.rebalance_now({.limit = 3}).moving, 3);
+    for (const SequenceId sequence : moving.sequences()) cache.erase(sequence);
+    const SequenceId all = cache.create();
+    EXPECT_TRUE(cache.try_reserve(all, options.pages_per_rank * 2 * 4).has_value());
     EXPECT_EQ(finish(cache), 0);
     moving.check();
   });
