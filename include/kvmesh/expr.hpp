@@ -170,10 +170,21 @@ struct ModBuffer {
 /// Returns the element `index` (clamped to the buffer) as a symbolic value.
 Expr load(const ModBuffer& buffer, const Expr& index);
 
+/// Internal: this thread traces a mod while the object lives.
+class Tracing {
+ public:
+  Tracing();
+  ~Tracing();
+  Tracing(const Tracing&) = delete;
+  Tracing& operator=(const Tracing&) = delete;
+};
+
 /// Internal, for Buffer. @throws InvalidArgument unless 0 < size < 2^31 and rows divide it.
 void check_buffer(std::int64_t size, std::int64_t row_length);
 void check_buffer_index(std::int64_t index, std::int64_t size);
 void check_buffer_refill(std::int64_t given, std::int64_t size);
+/// @throws InvalidArgument while this thread traces a mod.
+void check_buffer_read(std::int64_t index);
 
 template <class T>
 concept BufferElement =
@@ -186,6 +197,9 @@ concept BufferElement =
 /// An index out of range is clamped to the first or last element, so `where(kv < n, buffer[kv], 0)`
 /// is safe although both sides are computed. Rows (`at`) are consecutive: the clamped index is i *
 /// row_length + j.
+///
+/// A C++ integer as the index reads the number itself. While a mod is traced, that number would be
+/// fixed in the mod, whatever is set later, so it throws InvalidArgument: write buffer[Expr(0)].
 template <BufferElement T>
 class Buffer {
   using Stored = std::conditional_t<std::same_as<T, bool>, std::uint8_t, T>;
@@ -203,6 +217,7 @@ class Buffer {
 
   Expr operator[](const Expr& index) const { return load(symbolic(), index); }
   T operator[](std::integral auto index) const {
+    check_buffer_read(static_cast<std::int64_t>(index));
     const auto last = size() - 1;
     const auto clamped = std::clamp<std::int64_t>(static_cast<std::int64_t>(index), 0, last);
     return static_cast<T>(content_->values[static_cast<std::size_t>(clamped)]);

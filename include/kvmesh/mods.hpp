@@ -46,6 +46,7 @@ class ScoreMod {
   template <class F>
   requires(!std::same_as<F, ScoreMod> && std::invocable<const F&, Expr, Expr, Expr, Expr, Expr>)
       ScoreMod(const F& function) {
+    const Tracing tracing;
     const ModInputs in = symbolic_inputs();
     graph_ = make_score_graph(Expr(function(in.score, in.b, in.h, in.q, in.kv)));
   }
@@ -76,6 +77,7 @@ class MaskMod {
   template <class F>
   requires(!std::same_as<F, MaskMod> && std::invocable<const F&, Expr, Expr, Expr, Expr>)
       MaskMod(const F& function) {
+    const Tracing tracing;
     const ModInputs in = symbolic_inputs();
     graph_ = make_mask_graph(Expr(function(in.b, in.h, in.q, in.kv)));
   }

@@ -10,6 +10,8 @@ namespace {
 
 constexpr int kMaxDepth = 1024;
 
+thread_local int traces_under_way = 0;
+
 Expr make(ModOp op, ModType type, const Expr& a) { return make_expr({op, type, {a.node()}}); }
 
 Expr make(ModOp op, ModType type, const Expr& a, const Expr& b) {
@@ -147,6 +149,9 @@ Expr load(const ModBuffer& buffer, const Expr& index) {
   return make_expr(std::move(node));
 }
 
+Tracing::Tracing() { ++traces_under_way; }
+Tracing::~Tracing() { --traces_under_way; }
+
 void check_buffer(std::int64_t size, std::int64_t row_length) {
   require(size > 0 && size <= std::numeric_limits<std::int32_t>::max(),
           "a mod's buffer has {} elements: it needs 1 to 2^31 - 1", size);
@@ -156,6 +161,13 @@ void check_buffer(std::int64_t size, std::int64_t row_length) {
 
 void check_buffer_index(std::int64_t index, std::int64_t size) {
   require(index >= 0 && index < size, "element {} is outside a mod's buffer of {}", index, size);
+}
+
+void check_buffer_read(std::int64_t index) {
+  require(traces_under_way == 0,
+          "a mod reads element {} of a buffer as a plain number, which later calls of `set` would "
+          "not change: index the buffer with Expr({}) or with the mod's arguments",
+          index, index);
 }
 
 void check_buffer_refill(std::int64_t given, std::int64_t size) {

@@ -25,7 +25,10 @@ std::optional<Expr> try_expr(nb::handle value) {
   if (PyIndex_Check(value.ptr())) {
     const auto index = nb::steal(PyNumber_Index(value.ptr()));
     if (!index.is_valid()) throw nb::python_error();
-    return Expr(nb::cast<std::int64_t>(index));
+    std::int64_t number = 0;
+    if (nb::try_cast(index, number)) return Expr(number);
+    throw InvalidArgument("a mod has the number " + std::string(nb::str(index).c_str()) +
+                          ": integers of mods have 32 bits");
   }
   if (PyFloat_Check(value.ptr()) || nb::hasattr(value, "__float__")) {
     return Expr(nb::cast<double>(nb::float_(value)));
@@ -153,10 +156,27 @@ std::string describe_buffer(const PyBuffer& buffer) {
          std::to_string(buffer.rows > 0 ? row : size) + "]>";
 }
 
+std::int64_t length_of(const PyBuffer& buffer) {
+  return buffer.rows > 0 ? buffer.rows
+                         : std::visit([](const auto& of) { return of.size(); }, buffer.buffer);
+}
+
+/// What a loop over the buffer gets: its elements, as `buffer[0]`, `buffer[1]`, ...
+nb::iterator elements(nb::handle_t<PyBuffer> buffer) {
+  if (nb::cast<const PyBuffer&>(buffer).rows > 0) {
+    throw nb::type_error("a loop over a buffer of two dimensions: use one index for each of them");
+  }
+  const nb::module_ builtins = nb::module_::import_("builtins");
+  return nb::iter(builtins.attr("map")(buffer.attr("__getitem__"),
+                                       builtins.attr("range")(nb::len(buffer))));
+}
+
 void set_buffer(PyBuffer& buffer, nb::object object) {
-  PyBuffer fresh = make_buffer(object);
-  if (fresh.buffer.index() != buffer.buffer.index() || fresh.rows != buffer.rows) {
-    throw InvalidArgument("a buffer keeps its type and its shape");
+  const PyBuffer fresh = make_buffer(object);
+  const std::string now = describe_buffer(buffer), given = describe_buffer(fresh);
+  if (given != now) {
+    throw InvalidArgument("a buffer keeps its type and its shape: it is " + now + ", given " +
+                          given);
   }
   std::visit(
       [&](auto& of) {
@@ -284,6 +304,8 @@ void bind_mods(nb::module_& module) {
           "__init__", [](PyBuffer* self, nb::object v) { new (self) PyBuffer(make_buffer(v)); },
           nb::arg("values"))
       .def("__getitem__", &element)
+      .def("__len__", &length_of)
+      .def("__iter__", &elements)
       .def("set", &set_buffer, nb::arg("values"), "Changes the numbers; only between steps.")
       .def("__repr__", &describe_buffer);
   bind_functions(module);

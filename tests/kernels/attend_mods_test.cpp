@@ -1,6 +1,8 @@
 // Score mods and mask mods through the kernel.
 #include <fmt/format.h>
 
+#include <set>
+
 #include "tests/support/attention_case.hpp"
 #include "tests/support/random.hpp"
 
@@ -92,17 +94,20 @@ TEST(AttendMods, ReadsCapturedBuffersAtEachRun) {
   CaseSpec spec;
   spec.sequences = {{.q_len = 2, .kv_len = 50}};
   spec.options.score = [slope](auto score, auto, auto, auto, auto kv) {
-    return score + slope[0] * to_float(kv);
+    return score + slope[Expr(0)] * to_float(kv);
   };
   AttentionCase c(spec);
   AttentionPlan plan(spec.shape, c.batch(), spec.options);
   ThreadPool threads(1);
+  std::set<float> outputs;
   for (float value : {0.0f, 0.1f, -0.3f}) {
     slope.set(0, value);
     CaseResult result = c.outputs();
     plan.attend_partial(c.q(), c.pool(), c.partial(result), threads);
     EXPECT_TRUE(c.matches(result)) << value;
+    outputs.insert(result.o.at(0, 0, 0));
   }
+  EXPECT_EQ(outputs.size(), 3u);
 }
 
 // The positions of keys are those of the sequence, whatever pages this rank has.

@@ -260,6 +260,43 @@ def test_buffers_of_one_and_two_dimensions():
         kvmesh.Buffer([2**40])
 
 
+def test_buffers_keep_their_shape():
+    row, table = kvmesh.Buffer([1.0, 2.0, 3.0]), kvmesh.Buffer(np.arange(6).reshape(2, 3))
+    for buffer, other in [(row, [9.0]), (row, [1.0] * 4), (row, [1, 2, 3]), (row, [[1.0, 2.0, 3.0]])]:
+        with pytest.raises(kvmesh.InvalidArgument, match="keeps its type and its shape"):
+            buffer.set(other)
+    with pytest.raises(kvmesh.InvalidArgument, match=r"int32 \[2, 3\].*int32 \[2, 5\]"):
+        table.set(np.arange(10).reshape(2, 5))
+    row.set([4.0, 5.0, 6.0])
+    mod = kvmesh.ScoreMod(lambda score, b, h, q, kv: row[kv])
+    assert [mod.evaluate(0.0, 0, 0, 0, kv) for kv in range(3)] == [4.0, 5.0, 6.0]
+
+
+def test_a_mod_loops_over_a_buffer():
+    starts = kvmesh.Buffer([2, 5])
+    assert len(starts) == 2 and len(kvmesh.Buffer(np.zeros((3, 2)))) == 3
+
+    def ends_a_part(b, h, q, kv):
+        found = kv < 0
+        for start in starts:
+            found = found | (kv + 1 == start)
+        return found
+
+    mask = kvmesh.MaskMod(ends_a_part)
+    assert [kv for kv in range(8) if mask.evaluate(0, 0, 0, kv)] == [1, 4]
+    starts.set([3, 7])
+    assert [kv for kv in range(8) if mask.evaluate(0, 0, 0, kv)] == [2, 6]
+    with pytest.raises(TypeError, match="two dimensions"):
+        list(kvmesh.Buffer(np.zeros((3, 2))))
+
+
+def test_mods_refuse_numbers_of_more_than_32_bits():
+    for number in (2**40, 2**70):
+        with pytest.raises(kvmesh.InvalidArgument, match="32"):
+            kvmesh.MaskMod(lambda b, h, q, kv, number=number: kv < number)
+
+
+
 def test_the_allocator_alone():
     allocator = kvmesh.PageAllocator(ranks=2, pages_per_rank=4, page_size=2, placement="striped")
     sequence = allocator.create()

@@ -216,6 +216,36 @@ TEST(Buffers, OutliveTheirCreatorInAMod) {
   EXPECT_TRUE(mod(0, 0, 0, 2));
 }
 
+TEST(Buffers, WithKnownIndicesChangeToo) {
+  Buffer<std::int32_t> table({7, 1, 2, 3}, 2);
+  const MaskMod known([table](auto, auto, auto q, auto kv) {
+    return q - kv < table[Expr(0)] + table.at(Expr(1), 0);
+  });
+  const auto body = [table](auto, auto h, auto q, auto kv) {
+    return q - kv < table[0 * h] + table.at(0 * h + 1, 0);
+  };
+  const MaskMod twin(body);
+  for (const std::int32_t first : {7, 20}) {
+    table.set(0, first);
+    for (std::int32_t q = 0; q < 40; ++q) {
+      EXPECT_EQ(known(0, 0, q, 0), q < first + 2) << q;
+      EXPECT_EQ(twin(0, 1, q, 0), q < first + 2) << q;
+      EXPECT_EQ(body(0, 1, q, 0), q < first + 2) << q;
+    }
+  }
+}
+
+// A mod would keep the number, whatever is set later.
+TEST(Buffers, AreNotReadWhileAModIsTraced) {
+  const Buffer<float> table({7, 8});
+  const auto body = [&](auto score, auto, auto, auto, auto) { return score + table[1]; };
+  EXPECT_THROW(ScoreMod{body}, InvalidArgument);
+  EXPECT_THROW(ScoreMod([&](auto score, auto, auto, auto, auto) { return score + table.at(0, 1); }),
+               InvalidArgument);
+  EXPECT_EQ(body(1.0f, 0, 0, 0, 0), 9) << "the plain twin reads it";
+  EXPECT_EQ(table[1], 8) << "nothing is traced any more";
+}
+
 TEST(PlainTwins, AgreeWithTheGraph) {
   const auto body = [](auto score, auto b, auto h, auto q, auto kv) {
     const auto distance = abs(q - kv) % 7 + min(b, h) - max(q, 3) / 2;
