@@ -83,8 +83,9 @@ struct CacheOptions {
   /// capability (compared when the cache is made), for one model of heads, dims and page size;
   /// sizes that are multiples of 16 count as one. On GPUs pages are float16 or bfloat16, and dims
   /// are multiples of 8. Mods that read the batch row see another row in another batch. A row that
-  /// sees an infinite value or a NaN is NaN throughout. StepPlan::attend_partial and combine are
-  /// refused: a partial in float32 has rounded already.
+  /// sees an infinite value or a NaN, with a weight that float32 does not round to 0, is NaN
+  /// throughout. StepPlan::attend_partial and combine are refused: a partial in float32 has rounded
+  /// already.
   bool reproducible = false;
   /// Keeps pages of known prefixes for later requests: see KvCache::match_prefix.
   PrefixOptions prefix{};

@@ -87,7 +87,8 @@ class Participation {
   /// Returns the owner of `token`: as set, else the lowest rank that takes part, else rank 0.
   /// StepPlan sets the rank that holds the first page of the token's sequence: of a sequence on one
   /// rank that rank, of one that is spread over ranks the one where it began. If that page was
-  /// released behind a window, the lowest rank that holds pages is set. REQUIRES: the token exists.
+  /// released behind a window, the rank with the lowest page rank that holds pages is set.
+  /// REQUIRES: the token exists.
   Rank owner(std::int64_t token) const;
   /// Returns whether no rank but its owner takes part in any token.
   bool is_of_owners_alone() const;

@@ -56,8 +56,8 @@ class Communicator {
   /// REQUIRES: for all ranks a and b, the size that a sends to b is the size that b expects from a;
   /// at most one outgoing and one incoming entry per peer, in any order.
   /// @throws InvalidArgument if an entry is invalid: then nothing was sent, and the communicator
-  /// can still be used; Error if the sizes differ; Timeout; PeerLost if a peer has gone.
-  /// Collective.
+  /// can still be used; Error if two sizes differ and neither is 0; Timeout; PeerLost if a peer has
+  /// gone. Collective.
   virtual void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                         std::string_view operation) = 0;
 

@@ -298,16 +298,16 @@ class KvCache {
   ///   the same steps
   ///       nothing has changed.
   ///   Timeout, PeerLost, NcclError, Error or DigestMismatch after the append
-  ///       (a failed copy between ranks, a failed device, no device memory for the plan;
+  ///       (a failed copy between ranks, a failed device, no memory for the plan;
   ///       DigestMismatch in debug builds only): the sequences have their new lengths on every
   ///       rank, also on ranks where the call succeeded. To go back, truncate them to their old
   ///       lengths on every rank. A sequence that shared its last, partly filled page with a fork
   ///       may lack the copy of that page: truncate it to whole pages or erase it. Going back needs
   ///       working communicators. On a GPU a copy that was late ends before pages are used again.
-  ///   Timeout or NcclError of the first wait; Error while kernels are compiled or the limits'
-  ///   memory is allocated
-  ///       this rank is unchanged. But ranks where this succeeded have appended, and the allocators
-  ///       differ: discard the cache.
+  ///   Timeout or NcclError of the first wait; Error while kernels are compiled or, on a GPU,
+  ///   the limits' memory is allocated
+  ///       a rank where the step could not be made is unchanged. But ranks where this succeeded
+  ///       have appended, and the allocators differ: discard the cache.
   StepPlan plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
   StepPlan plan(std::initializer_list<BatchEntry> batch, const PlanOptions& options = {}) {
     return plan(std::span(batch.begin(), batch.size()), options);
@@ -323,8 +323,9 @@ class KvCache {
   /// Returns an order of the batch in which the sequences whose rows Scatter::kOwner gives to one
   /// kv rank follow one another, by rising rank: entry order[i] comes i-th. Sequences of one rank
   /// keep their order. Sequences without pages of the group come last: a plan chooses their ranks.
-  /// The order is equal on all ranks. The call changes nothing; make it before `plan` or `replan`.
-  /// O(n log n), and with a window as many steps more as sequences have pages.
+  /// Behind a window the lowest rank with pages is the owner: there a page that the plan takes may
+  /// change it. The order is equal on all ranks. The call changes nothing; make it before `plan` or
+  /// `replan`. O(n log n), and with a window as many steps more as sequences have pages.
   /// @throws UnknownSequence; InvalidArgument if the group does not exist.
   std::vector<std::int64_t> order_by_owner(std::span<const BatchEntry> batch, int group = 0) const;
   /// As plan, but returns OutOfPages instead of throwing it.

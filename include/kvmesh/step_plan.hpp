@@ -176,7 +176,8 @@ class StepPlan {
   /// throw no errors of peers, and they throw InvalidArgument before they write anything.
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
   /// `out` has all n tokens and this rank's heads, in float32. `sinks` as in LayerInput: the
-  /// first kv rank that has pages of a row's sequence, or rank 0 if none has, counts its sink.
+  /// rank with the lowest page rank that has pages of a row's sequence counts its sink; if none has
+  /// any, that with page rank 0.
   void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream = {},
                       const ConstTensorView& sinks = {});
   /// `mine` has all n tokens and this rank's heads of `layer` or of another layer of its group.
@@ -200,7 +201,7 @@ class StepPlan {
   IndexRange tokens_of_output() const;
   IndexRange heads_of_output(int layer = 0) const;
   /// Returns which kv ranks hold keys of which query token in a layer. For a sequence without keys
-  /// it is rank 0.
+  /// it is the rank with page rank 0.
   /// @throws InvalidArgument if the first call comes after the plan has become invalid.
   const Participation& participation(int layer = 0) const;
   /// Returns the number of tiles that the plan visits on this rank, in one layer of each kind of

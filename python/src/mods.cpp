@@ -167,8 +167,8 @@ nb::iterator elements(nb::handle_t<PyBuffer> buffer) {
     throw nb::type_error("a loop over a buffer of two dimensions: use one index for each of them");
   }
   const nb::module_ builtins = nb::module_::import_("builtins");
-  return nb::iter(builtins.attr("map")(buffer.attr("__getitem__"),
-                                       builtins.attr("range")(nb::len(buffer))));
+  return nb::iter(
+      builtins.attr("map")(buffer.attr("__getitem__"), builtins.attr("range")(nb::len(buffer))));
 }
 
 void set_buffer(PyBuffer& buffer, nb::object object) {

@@ -276,9 +276,10 @@ std::vector<std::int64_t> KvCache::order_by_owner(std::span<const BatchEntry> ba
                                                   int group) const {
   const Membership& members = state().mesh.membership();
   const PageAllocator& pages = allocator(group);
+  const std::int64_t window = this->group(group).options.window;
   std::vector<std::int32_t> owners;
   for (const BatchEntry& entry : batch) {
-    const std::optional<PageRank> owner = owner_of(pages, entry.sequence);
+    const std::optional<PageRank> owner = owner_of(pages, entry, window);
     owners.push_back(owner ? members.holder(*owner).value : members.size());
   }
   std::vector<std::int64_t> order(batch.size());

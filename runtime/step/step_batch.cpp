@@ -114,11 +114,21 @@ std::vector<SequenceSize> check_step(const PageAllocator& allocator, const Cache
   return sizes;
 }
 
-std::optional<PageRank> owner_of(const PageAllocator& allocator, SequenceId sequence) {
-  const std::span<const PageId> table = allocator.pages(sequence);
-  if (!table.empty() && table.front().valid()) return table.front().rank();
+std::optional<PageRank> owner_of(const PageAllocator& allocator, const BatchEntry& entry,
+                                 std::int64_t window) {
+  const std::span<const PageId> table = allocator.pages(entry.sequence);
+  const std::int64_t page_size = allocator.options().page_size, pages = std::ssize(table);
+  const std::int64_t length = allocator.length(entry.sequence);
+  const std::int64_t end = length + std::clamp<std::int64_t>(entry.append_tokens, 0, kMaxLength);
+  std::int64_t first = 0;  // as slide_windows leaves it
+  if (window > 0 && end > length) {
+    const std::int64_t query = entry.query_tokens < 0 ? length : end - entry.query_tokens;
+    first = std::max<std::int64_t>(std::min(query, length) - window + 1, 0) / page_size;
+  }
+  if (first == 0 && pages > 0 && table.front().valid()) return table.front().rank();
   std::optional<PageRank> lowest;
-  for (const PageId page : table) {
+  for (std::int64_t i = first; i < std::min(pages, (end + page_size - 1) / page_size); ++i) {
+    const PageId page = table[static_cast<std::size_t>(i)];
     if (page.valid() && (!lowest || page.rank() < *lowest)) lowest = page.rank();
   }
   return lowest;

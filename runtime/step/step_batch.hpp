@@ -63,9 +63,11 @@ class StepBatch {
   mutable std::optional<Participation> participation_;  // empty: not computed yet
 };
 
-/// Returns the page rank of SequenceStep::owner as the pages are now: the first page's, else the
-/// lowest one with pages. Empty if the sequence has none.
-std::optional<PageRank> owner_of(const PageAllocator& allocator, SequenceId sequence);
+/// Returns the page rank of SequenceStep::owner in a step of `entry`, as far as the sequence has
+/// its pages already: the first page's; if the step gives that up, the lowest one of those that it
+/// keeps. `window` is the group's; 0: none. Empty if there is none.
+std::optional<PageRank> owner_of(const PageAllocator& allocator, const BatchEntry& entry,
+                                 std::int64_t window);
 
 /// Positions are int32. Kernels number the slots of whole pages and of whole tiles of keys, so the
 /// end of a sequence's last page stays this far below 2^31.

@@ -345,6 +345,32 @@ TEST(OrderByOwner, FollowsSequencesWhoseFirstPageIsBehindTheWindow) {
       rotated(3));
 }
 
+// Pages that are only reserved are not in the plan, and those that the step gives up neither.
+TEST(OrderByOwner, LooksAtThePagesOfTheStep) {
+  CacheOptions options = small_cache_options();
+  options.home_threshold_tokens = 0;
+  options.placement = Placement::kStriped;
+  options.window = 4;
+  options.pages_per_rank = 64;
+  run_on_threads(
+      3,
+      [&](Mesh& mesh) {
+        KvCache cache(mesh, options);
+        std::vector<BatchEntry> batch;
+        for (const std::int64_t tokens : {21, 28, 30, 31, 33, 35}) {
+          const SequenceId sequence = cache.create();
+          if (tokens % 2 == 0) cache.reserve(sequence, 64);
+          for (std::int64_t t = 0; t < tokens; ++t) fill(cache, sequence, 1);
+          const bool has_room = tokens % options.page_size != 0;
+          batch.push_back({sequence, has_room ? 1 : 0, 1});
+        }
+        const std::vector<BatchEntry> ordered = in_order(batch, cache.order_by_owner(batch));
+        const StepPlan step = cache.plan(ordered, {.scatter = Scatter::kOwner});
+        EXPECT_TRUE(have_rising_owners(step.participation()));
+      },
+      rotated(3));
+}
+
 TEST_F(Step, OrderByOwnerRejectsWhatIsNotThere) {
   const std::vector<BatchEntry> batch{{sequence_, 1}};
   EXPECT_THROW(static_cast<void>(cache_.order_by_owner(batch, 1)), InvalidArgument);
