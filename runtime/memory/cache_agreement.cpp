@@ -11,6 +11,7 @@
 #include "core/cuda/memory.hpp"
 #include "core/hash.hpp"
 #include "core/posix/free_memory.hpp"
+#include "core/posix/shared_memory.hpp"
 #include "runtime/memory/option_checks.hpp"
 
 namespace kvmesh {
@@ -275,9 +276,11 @@ void check_rooms(Mesh& mesh, CacheOptions options, const std::vector<Room>& room
   if (least->pages > 0) return;
   options.pages_per_rank = 1;
   const std::int64_t page = pool_layout(mesh, options).size_bytes();
+  const auto piece = static_cast<std::int64_t>(SharedMemory::granule(mesh.device()));
   const Rank rank{static_cast<std::int32_t>(least - rooms.begin())};
-  require(options.bytes == 0, "cache: a page takes {} bytes of the device, rank {} may use {}",
-          page, rank.value, least->bytes);
+  require(options.bytes == 0,
+          "cache: a page takes {} bytes of the device, in pieces of {}; rank {} may use {}", page,
+          piece, rank.value, least->bytes);
   throw OutOfMemory(rank, page, fmt::format("its share of what is free is {} bytes", least->bytes));
 }
 

@@ -20,6 +20,9 @@ void check_memory(const CacheOptions& options) {
   require(options.pages_per_rank >= 0 && options.bytes >= 0,
           "cache: pages_per_rank {} and bytes {} must not be negative", options.pages_per_rank,
           options.bytes);
+  require(options.pages_per_rank <= PageId::kMaxPagesPerRank,
+          "cache: pages_per_rank {}, at most {}", options.pages_per_rank,
+          int{PageId::kMaxPagesPerRank});
   require(options.max_pages_per_rank >= 0 && options.max_pages_per_rank <= PageId::kMaxPagesPerRank,
           "cache: max_pages_per_rank {} is not in [0, {}]", options.max_pages_per_rank,
           int{PageId::kMaxPagesPerRank});

@@ -51,6 +51,11 @@ Device device_for(const MeshOptions& options, const Communicator& world) {
       "device 'cpu' or 'auto'");
 }
 
+int threads_for(const MeshOptions& options, const Communicator& world) {
+  if (options.threads > 0) return options.threads;
+  return std::max(1, usable_cores() / ranks_on_this_node(world));
+}
+
 /// Checks a rank's own options and variables. Returns its device.
 Device checked_device(const MeshOptions& options, const Communicator& world) {
   require(options.device <= DeviceChoice::kCuda, "mesh: device choice {} is not valid",
@@ -114,6 +119,7 @@ void Mesh::arrange(const MeshOptions& options) {
     device_ = checked_device(options, *world_);
     use_device(device_);
     membership_ = members_for(options, world_->size());
+    threads_ = std::make_unique<ThreadPool>(threads_for(options, *world_));
   } catch (const Error&) {
     refusal = std::current_exception();
   }
@@ -122,10 +128,6 @@ void Mesh::arrange(const MeshOptions& options) {
   const int heads = options.head_parallel;
   kv_ = world_->split(rank().value % heads, rank().value / heads);
   head_ = world_->split(rank().value / heads, rank().value % heads);
-  const int threads = options.threads > 0
-                          ? options.threads
-                          : std::max(1, usable_cores() / ranks_on_this_node(*world_));
-  threads_ = std::make_unique<ThreadPool>(threads);
   group_ = std::make_shared<DeviceGroup>(kv_, device_, options.makes_nccl,
                                          kv_->size() > 1 ? options.peer_window_bytes : 0);
   std::vector<std::uint64_t> kv_hosts;

@@ -120,6 +120,20 @@ TEST(CacheAgreement, ReportsOneRanksErrorOnAllRanks) {
   expect_told({said[0], said[1]}, {"the options of rank 2 are refused"});
 }
 
+TEST(CacheAgreement, NamesTheRankWhoseMemoryIsRefused) {
+  const std::vector<std::string> many =
+      told([](auto& o) { o.pages_per_rank = PageId::kMaxPagesPerRank + 1; });
+  expect_told(many, {"pages_per_rank 4194305, at most 4194304"});
+  EXPECT_NE(many[0].find("rank 2"), std::string::npos) << many[0];
+  // Pools have whole pieces of the system, so less than one is too little for any page.
+  const auto in_bytes = [](auto& o) {
+    o.pages_per_rank = 0;
+    o.bytes = 1 << 20;
+  };
+  expect_told(told([](auto& o) { o.bytes = 3257; }, in_bytes),
+              {"in pieces of 4096", "rank 2 may use 3257"});
+}
+
 TEST(CacheAgreement, RejectsLatentValuesLongerThanKeys) {
   const std::vector<std::string> said = told([](auto& o) {
     o.page_kind = PageKind::kLatent;

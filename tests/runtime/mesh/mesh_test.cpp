@@ -94,6 +94,7 @@ TEST(Mesh, NamesTheDifferentOptionOnEveryRank) {
   expect_all(said_to([](MeshOptions& o) { o.membership = Membership(2); }),
              "mesh: a membership of 2 ranks, kv_parallel is 3");
   expect_all(said_to([](MeshOptions& o) { o.threads = -1; }), "-1 threads");
+  expect_all(said_to([](MeshOptions& o) { o.threads = 2000; }), "a pool of 2000 threads");
   expect_all(said_to([](MeshOptions& o) { o.deadline = std::chrono::milliseconds(-1); }), "-1");
   for (const std::string& each : said_to([](MeshOptions& o) {
          o.threads = 2;
