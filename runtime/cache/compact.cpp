@@ -13,12 +13,12 @@ void check_kept(const PageAllocator& allocator, const KeptTokens& tokens) {
   require(tokens.begin >= 0 && tokens.begin <= length,
           "compact: from position {} on, sequence {} has {} tokens", tokens.begin, tokens.sequence,
           length);
-  std::int64_t last = tokens.begin - 1;
+  std::int64_t next = tokens.begin;
   for (std::int64_t position : tokens.kept) {
-    require(position > last && position < length,
-            "compact: sequence {} cannot keep position {} after {}, of {} tokens", tokens.sequence,
-            position, last, length);
-    last = position;
+    require(position >= next && position < length,
+            "compact: sequence {} cannot keep position {}: it is not in [{}, {})", tokens.sequence,
+            position, next, length);
+    next = position + 1;
   }
 }
 

@@ -7,15 +7,21 @@
 namespace kvmesh {
 namespace {
 
+/// @throws InvalidArgument if a plane's units are not those of the keys.
+void check_step(const ConstTensorView& plane, const PageUnits& units) {
+  if (plane.empty() || units.whole() || plane.size(0) <= 1) return;
+  const std::int64_t unit = units.tokens * plane.stride(2);
+  require(plane.stride(0) == units.step * unit,
+          "external pool: pages of {} lie {} units of {} tokens apart, those of the plan's keys {}",
+          plane, unit == 0 ? 0 : plane.stride(0) / unit, units.tokens, units.step);
+}
+
 void cut(TensorView& plane, const PageUnits& units) {
   if (plane.empty() || units.whole()) return;
-  const std::int64_t unit = units.tokens * plane.stride(2);
-  require(plane.size(0) <= 1 || plane.stride(0) == units.step * unit,
-          "external pool: pages of {} lie {} units of {} tokens apart, in the pool of the plan {}",
-          plane, unit == 0 ? 0 : plane.stride(0) / unit, units.tokens, units.step);
+  check_step(plane, units);
   plane.shape[0] = units.count(plane.size(0));
   plane.shape[2] = units.tokens;
-  plane.strides[0] = unit;
+  plane.strides[0] = units.tokens * plane.stride(2);
 }
 
 }  // namespace
@@ -34,6 +40,10 @@ PageUnits page_units(const ConstKvPool& layer, int tokens) {
   }
   require(k.size(0) <= std::numeric_limits<std::int32_t>::max() / units.step - 1,
           "external pool: {} in units of {} tokens are too many", k, tokens);
+  for (const ConstTensorView* plane :
+       {&layer.v, &layer.k_scale.per_token, &layer.v_scale.per_token}) {
+    check_step(*plane, units);
+  }
   return units;
 }
 

@@ -29,7 +29,7 @@ struct PageUnits {
 
 /// The units of `tokens` tokens of pools that lie as `layer` does.
 /// @throws InvalidArgument unless `tokens` divides the page size, and if the strides do not let
-/// pages begin at whole units or there are too many.
+/// pages begin at whole units, the same for all planes, or there are too many.
 PageUnits page_units(const ConstKvPool& layer, int tokens);
 
 /// The pool whose pages are the units of `pool`.

@@ -58,12 +58,14 @@ KvScales scales_of(std::string_view kind, const ScaleArgument& k, const ScaleArg
 /// Returns a layer group's own scales, if it has any.
 std::optional<KvScales> scales_in(Members& group) {
   std::string kind;
-  ScaleArgument k = 1.0f, v = 1.0f;
+  std::optional<ScaleArgument> k, v;
   group.read("scale_kind", kind);
-  if (kind.empty()) return std::nullopt;
   group.read("k_scale", k);
   group.read("v_scale", v);
-  return scales_of(kind, k, v);
+  if (kind.empty() && !k && !v) return std::nullopt;
+  if (kind.empty())
+    throw nb::type_error("a layer group with k_scale or v_scale needs a scale_kind");
+  return scales_of(kind, k.value_or(1.0f), v.value_or(1.0f));
 }
 
 LayerGroup group_of(nb::handle of) {

@@ -257,6 +257,29 @@ TEST(HostileTurns, AreRefusedIfStridesDoNotAllowThem) {
       {.threads = 1});
 }
 
+// Keys and values in one tensor [pages, 2, ...] whose dims differ lie another number of units
+// apart.
+TEST(HostileTurns, AreRefusedIfKeysAndValuesDoNotAgree) {
+  run_on_threads(
+      2,
+      [](Mesh& mesh) {
+        OwnedTensor both(Dtype::kFloat32, {3, 4 * (16 + 8)});
+        float* const at = static_cast<float*>(both.view().data);
+        const KvPool pairs{{at, Dtype::kFloat32, {3, 1, 4, 16}, {96, 64, 16, 1}},
+                           {at + 64, Dtype::kFloat32, {3, 1, 4, 8}, {96, 32, 8, 1}}};
+        EXPECT_THROW(ExternalPool(mesh, pairs, {.q_heads = 2, .interleave = 2}), InvalidArgument);
+        ExternalPool pool(mesh, pairs, {.q_heads = 2});
+        const Numbers q_indptr{0, 1}, kv_lens{3}, indptr{0, 1}, indices{0}, lists{1, 2};
+        PageTables tables{
+            .q_indptr = q_indptr, .kv_lens = kv_lens, .indptr = indptr, .indices = indices};
+        (void)pool.plan(tables);
+        tables.token_lists = lists;
+        tables.list_length = 2;
+        EXPECT_THROW((void)pool.plan(tables), InvalidArgument);
+      },
+      {.threads = 1});
+}
+
 TEST(ExternalPlans, OutliveTheirPoolAndMesh) {
   OwnedTensor k(Dtype::kFloat32, {2, 1, 4, 8}), q(Dtype::kFloat32, {1, 1, 8});
   OwnedTensor o(Dtype::kFloat32, {1, 1, 8});
