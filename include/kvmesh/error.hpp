@@ -116,7 +116,8 @@ class OutOfMemory : public Error {
 };
 
 /// A peer did not answer within the deadline. If `late` is empty, this rank's own device did not
-/// finish in time.
+/// finish in time. Ranks are those of the communicator that waited: in a step of a mesh those of
+/// the kv axis.
 class Timeout : public Error {
  public:
   Timeout(Rank waiter, std::vector<Rank> late, std::string operation,
@@ -132,8 +133,8 @@ class Timeout : public Error {
   std::string operation_;
 };
 
-/// A peer's connection ended. Only TCP throws it: MPI and NCCL report a lost peer by errors of
-/// their own.
+/// A peer's connection ended; ranks are numbered as in Timeout. Only TCP throws it: MPI and NCCL
+/// report a lost peer by errors of their own.
 class PeerLost : public Error {
  public:
   /// `reason` completes "lost rank 3 in OPERATION: ...".
