@@ -247,9 +247,11 @@ std::unique_ptr<Communicator> make_tcp_communicator(const TcpOptions& options) {
           "make_tcp_communicator: no host or port for {} ranks to meet at", options.size);
   require(options.deadline.count() > 0, "make_tcp_communicator: a deadline of {} ms",
           options.deadline.count());
+  TcpOptions bounded = options;
+  bounded.deadline = checked_deadline(options.deadline);
   tcp::Links links;
   if (options.size > 1) {
-    links = tcp::rendezvous(options);
+    links = tcp::rendezvous(bounded);
   } else {
     links.io = std::make_unique<asio::io_context>(1);
     links.peers.resize(1);

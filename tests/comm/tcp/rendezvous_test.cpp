@@ -24,6 +24,14 @@ TEST(TcpRendezvous, ReportsThatNoRankListens) {
   expect_late(one, Rank{1}, {Rank{0}}, {"refused", "127.0.0.1"});
 }
 
+TEST(TcpRendezvous, TakesTheLongestDeadline) {
+  const std::uint16_t port = free_port();
+  auto zero = meet(soon(0, 2, port, std::chrono::milliseconds::max()));
+  auto one = meet(soon(1, 2, port, std::chrono::milliseconds::max()));
+  EXPECT_EQ(zero.get()->size(), 2);
+  EXPECT_EQ(one.get()->size(), 2);
+}
+
 TEST(TcpRendezvous, NamesLateRanksOnEveryRank) {
   const std::uint16_t port = free_port();
   auto zero = meet(soon(0, 4, port, 600ms));
