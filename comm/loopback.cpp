@@ -95,7 +95,8 @@ class LoopbackCommunicator final : public CommunicatorBase {
 
   std::string_view kind() const override { return "loopback"; }
 
-  std::unique_ptr<Communicator> split(int color, int key) override {
+ private:
+  std::unique_ptr<Communicator> make_part(int color, int key) override {
     const std::vector<Rank> members = split_members(*this, color, key);
     std::vector<int> world_ranks;
     Rank new_rank;
@@ -107,7 +108,6 @@ class LoopbackCommunicator final : public CommunicatorBase {
                                                   deadline());
   }
 
- private:
   void exchange_with_others(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                             std::string_view operation) override {
     const Clock::time_point until = Clock::now() + deadline();

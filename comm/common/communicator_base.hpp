@@ -10,8 +10,8 @@
 namespace kvmesh {
 
 /// Holds rank, size, deadline and the count of sent bytes. `exchange` checks its entries, copies
-/// the caller's entry for itself, calls `exchange_with_others`, and marks the communicator as
-/// broken if that throws.
+/// the caller's entry for itself and calls `exchange_with_others`; `split` calls `make_part`. If
+/// one of them throws, the communicator is broken.
 class CommunicatorBase : public Communicator {
  public:
   CommunicatorBase(Rank rank, int size, std::chrono::milliseconds deadline)
@@ -36,23 +36,43 @@ class CommunicatorBase : public Communicator {
     try {
       exchange_with_others(outgoing, incoming, operation);
     } catch (...) {
-      is_broken_ = true;
-      break_off(outgoing);
+      fail(outgoing);
       throw;
     }
     sent_bytes_ += bytes_to_others(rank_, outgoing);
   }
 
+  std::unique_ptr<Communicator> split(int color, int key) final {
+    try {
+      return make_part(color, key);
+    } catch (const InvalidArgument&) {
+      throw;
+    } catch (...) {
+      fail({});
+      throw;
+    }
+  }
+
  protected:
   bool is_broken() const { return is_broken_; }
+
+  /// Marks the communicator as broken and breaks off, unless it is broken already. Called in the
+  /// handler of the exception.
+  void fail(std::span<const Outgoing> outgoing) {
+    if (is_broken_) return;
+    is_broken_ = true;
+    break_off(outgoing);
+  }
 
  private:
   /// Sends and receives everything, except empty entries and those for the caller itself.
   virtual void exchange_with_others(std::span<const Outgoing> outgoing,
                                     std::span<const Incoming> incoming,
                                     std::string_view operation) = 0;
-  /// Ends an exchange that failed. When it returns, no operation uses the caller's buffers any
-  /// more. Called in the handler of the exception.
+  /// See `split`. It may exchange.
+  virtual std::unique_ptr<Communicator> make_part(int color, int key) = 0;
+  /// Ends an exchange that failed, or a split (then `outgoing` is empty). When it returns, no
+  /// operation uses the caller's buffers any more. Called in the handler of the exception.
   virtual void break_off(std::span<const Outgoing> outgoing) = 0;
 
   Rank rank_;

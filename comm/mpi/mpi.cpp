@@ -94,7 +94,8 @@ class MpiCommunicator final : public CommunicatorBase {
 
   std::string_view kind() const override { return "mpi"; }
 
-  std::unique_ptr<Communicator> split(int color, int key) override {
+ private:
+  std::unique_ptr<Communicator> make_part(int color, int key) override {
     const std::vector<Rank> chosen = split_members(*this, color, key);
     std::vector<int> members;
     for (const Rank member : chosen) members.push_back(members_[index(member)]);
@@ -104,7 +105,6 @@ class MpiCommunicator final : public CommunicatorBase {
                                              deadline());
   }
 
- private:
   static std::size_t index(Rank rank) { return static_cast<std::size_t>(rank.value); }
 
   /// Returns a tag that no two ranks of this group share yet. All groups of one split get the same

@@ -40,6 +40,21 @@ std::optional<Rank> to_blame() {
   return std::nullopt;
 }
 
+/// Returns the number of `rank` among `members`.
+Rank place_in(const std::vector<Rank>& members, Rank rank) {
+  return Rank{static_cast<std::int32_t>(std::ranges::find(members, rank) - members.begin())};
+}
+
+/// Returns `links` with the peers of `members` alone, in their order.
+tcp::Links links_of(const std::vector<Rank>& members, tcp::Links links) {
+  std::vector<std::optional<tcp::Link>> peers;
+  for (const Rank member : members) {
+    peers.push_back(std::move(links.peers[static_cast<std::size_t>(member.value)]));
+  }
+  links.peers = std::move(peers);
+  return links;
+}
+
 /// The state of an exchange with one peer.
 struct Lane {
   std::uint64_t sent_length = 0;
@@ -57,8 +72,6 @@ class TcpCommunicator final : public CommunicatorBase {
         lanes_(links_.peers.size()) {}
 
   std::string_view kind() const override { return "tcp"; }
-
-  std::unique_ptr<Communicator> split(int color, int key) override;
 
  private:
   void exchange_with_others(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
@@ -178,13 +191,13 @@ class TcpCommunicator final : public CommunicatorBase {
     std::uint64_t token;
     std::uint64_t port;
   };
-  /// This rank in a new group, and the ranks that it calls or that call it.
-  struct Roles {
-    Rank me;
+  /// The ranks of a new group that this rank calls, and those that call it.
+  struct Calls {
     std::vector<tcp::Peer> i_call;
     std::vector<Rank> call_me;
   };
-  Roles roles_in(std::span<const Rank> members, std::span<const Door> doors) const;
+  std::unique_ptr<Communicator> make_part(int color, int key) override;
+  Calls calls_among(std::span<const Rank> members, std::span<const Door> doors) const;
 
   tcp::Links links_;
   std::vector<Lane> lanes_;     // [rank]
@@ -193,11 +206,12 @@ class TcpCommunicator final : public CommunicatorBase {
 
 /// The new group has its own connections, so it can be used after this one breaks, and the other
 /// way round. The rank that called its peer for this group calls it again, at the same address.
-std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
+/// While they connect, all ranks are ranks of this group, as in errors and in farewells.
+std::unique_ptr<Communicator> TcpCommunicator::make_part(int color, int key) {
   const std::vector<Rank> members = split_members(*this, color, key);
   tcp::Links links;
   links.io = std::make_unique<asio::io_context>(1);
-  links.peers.resize(members.size());
+  links.peers.resize(links_.peers.size());
   links.listens_on = links_.listens_on;
   links.credentials = links_.credentials;
   std::optional<tcp::Reception> reception;
@@ -209,31 +223,31 @@ std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
   const Door mine{tcp::make_token(), reception ? reception->endpoint().port() : std::uint64_t{0}};
   const std::vector<Door> doors = all_gather_value(*this, mine, "split");
 
-  const Roles roles = roles_in(members, doors);
-  const std::uint64_t token = doors[static_cast<std::size_t>(members.front().value)].token;
   if (reception) {
-    connect_pairs(links, *reception, roles.i_call, roles.call_me, token,
-                  tcp::Waiting(roles.me, "split (in the new group's ranks)", deadline()));
+    const Calls calls = calls_among(members, doors);
+    const std::uint64_t token = doors[static_cast<std::size_t>(members.front().value)].token;
+    connect_pairs(links, *reception, calls.i_call, calls.call_me, token,
+                  tcp::Waiting(rank(), "split", deadline()));
   }
-  return std::make_unique<TcpCommunicator>(std::move(links), roles.me, deadline());
+  return std::make_unique<TcpCommunicator>(links_of(members, std::move(links)),
+                                           place_in(members, rank()), deadline());
 }
 
-TcpCommunicator::Roles TcpCommunicator::roles_in(std::span<const Rank> members,
-                                                 std::span<const Door> doors) const {
-  Roles roles;
-  for (std::size_t m = 0; m < members.size(); ++m) {
-    const Rank as_member{static_cast<std::int32_t>(m)};
-    const auto old = static_cast<std::size_t>(members[m].value);
-    if (members[m] == rank()) {
-      roles.me = as_member;
-    } else if (links_.peers[old]->called) {
-      const auto address = links_.peers[old]->socket.remote_endpoint().address();
-      roles.i_call.push_back({as_member, {address, static_cast<std::uint16_t>(doors[old].port)}});
+TcpCommunicator::Calls TcpCommunicator::calls_among(std::span<const Rank> members,
+                                                    std::span<const Door> doors) const {
+  Calls calls;
+  for (const Rank member : members) {
+    if (member == rank()) continue;
+    const auto r = static_cast<std::size_t>(member.value);
+    const tcp::Link& link = *links_.peers[r];
+    if (link.called) {
+      const auto address = link.socket.remote_endpoint().address();
+      calls.i_call.push_back({member, {address, static_cast<std::uint16_t>(doors[r].port)}});
     } else {
-      roles.call_me.push_back(as_member);
+      calls.call_me.push_back(member);
     }
   }
-  return roles;
+  return calls;
 }
 
 }  // namespace

@@ -14,7 +14,7 @@
 namespace kvmesh::tcp {
 
 inline constexpr std::uint64_t kMagic = 0x31'68'73'65'6D'76'6B'89;  // 0x89 "kvmesh1"
-inline constexpr std::uint32_t kVersion = 2;
+inline constexpr std::uint32_t kVersion = 3;
 
 /// The address at which a rank listens: IPv6, or IPv4 mapped into it.
 struct Address {
@@ -49,7 +49,7 @@ struct Challenge {
 struct Claim {
   std::uint64_t token = 0;  // of the group that is being connected; 0 at the rendezvous
   std::uint32_t size = 0;
-  std::uint32_t rank = 0;
+  std::uint32_t rank = 0;  // for a group that split makes: in the group that is split
   Address listens{};
   std::uint32_t zero = 0;
   Proof proof{};  // also of the members above

@@ -62,7 +62,9 @@ class Communicator {
                         std::string_view operation) = 0;
 
   /// Makes a communicator over the ranks that passed the same `color` (>= 0), ordered by `key`,
-  /// then by rank. Collective.
+  /// then by rank.
+  /// @throws InvalidArgument if the color is negative; the errors of `exchange`, which name ranks
+  /// of this communicator. Collective.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
 
   virtual void set_deadline(std::chrono::milliseconds deadline) = 0;

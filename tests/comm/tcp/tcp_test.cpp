@@ -87,6 +87,36 @@ TEST(Tcp, GroupsBreakAlone) {
   });
 }
 
+/// Takes part in a split of all ranks up to the point where they connect, which it leaves out. The
+/// others call it at `port`, if they do. The two messages are those of split.
+void only_begin_to_split(Communicator& comm, int key, std::uint64_t port) {
+  struct Choice {
+    int color, key;
+  };
+  struct Door {
+    std::uint64_t token, port;
+  };
+  all_gather_value(comm, Choice{0, key}, "split");
+  all_gather_value(comm, Door{1, port}, "split");
+}
+
+/// Ranks 0 and 1 wait for a call of rank 2.
+TEST(Tcp, SplitThatFailsBreaksTheGroup) {
+  TcpRanks<3>::run([](Communicator& comm) {
+    if (comm.rank() == Rank{2}) return only_begin_to_split(comm, -2, 0);
+    comm.set_deadline(200ms);
+    try {
+      comm.split(0, -comm.rank().value);
+      ADD_FAILURE() << "rank 2 has not connected";
+    } catch (const Timeout& error) {
+      EXPECT_EQ(error.waiter(), comm.rank());
+      EXPECT_EQ(error.late(), std::vector{Rank{2}}) << "in the ranks of the group that is split";
+    }
+    EXPECT_THROW(barrier(comm), BrokenGroup);
+    EXPECT_THROW(comm.split(0, 0), BrokenGroup);
+  });
+}
+
 /// All ranks send more than any socket holds before one of them reads.
 TEST(Tcp, LargeMessagesBothWaysDoNotBlock) {
   TcpRanks<3>::run([](Communicator& comm) {
