@@ -10,11 +10,15 @@
 namespace kvmesh::tcp {
 namespace {
 
+// A rank that has not called may have died: nothing but a look shows that.
+constexpr auto kLookEvery = std::chrono::milliseconds(20);
+
 void throw_if(const ErrorCode& error, Rank peer, const Waiting& waiting) {
   if (!error) return;
   if (error == asio::error::timed_out) {
     throw Timeout(waiting.me, {peer}, waiting.operation, waiting.deadline);
   }
+  waiting.look_at(peer);
   throw PeerLost(waiting.me, peer, waiting.operation, error.message());
 }
 
@@ -42,8 +46,10 @@ void await_welcome(asio::io_context& io, Link& link, Rank peer, const Waiting& w
 void take_calls(Links& links, Reception& reception, std::vector<Rank> expected, std::uint64_t token,
                 const Waiting& waiting) {
   while (!expected.empty()) {
-    std::optional<Guest> guest = reception.next(waiting.until);
+    std::optional<Guest> guest = reception.next(std::min(waiting.until, Clock::now() + kLookEvery));
     if (!guest) {
+      for (const Rank peer : expected) waiting.look_at(peer);
+      if (Clock::now() < waiting.until) continue;
       throw Timeout(waiting.me, expected, waiting.operation + reception.strangers(),
                     waiting.deadline);
     }

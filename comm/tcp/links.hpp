@@ -1,6 +1,7 @@
 // The connections of one rank to all others of its group.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -30,6 +31,9 @@ struct Waiting {
   std::string operation;
   std::chrono::milliseconds deadline;
   Clock::time_point until;
+  /// Throws if it is known by other means that a rank has gone or has given up. It may be called at
+  /// any time of the wait.
+  std::function<void(Rank)> look_at = [](Rank) {};
 
   Waiting(Rank rank, std::string what, std::chrono::milliseconds how_long)
       : me(rank), operation(std::move(what)), deadline(how_long), until(Clock::now() + how_long) {}
@@ -51,7 +55,8 @@ Greeting greet(asio::io_context& io, Socket& socket, const Credentials& credenti
                Clock::time_point until);
 
 /// Connects this rank to those that it calls and to those that call it, and puts the connections
-/// into `links`. Both ends of each connection show `token`.
+/// into `links`. Both ends of each connection show `token`. Looks at the ranks that have not called
+/// now and then, and at each rank whose connection fails (Waiting::look_at).
 /// @throws Timeout, PeerLost, RendezvousError.
 /// Collective.
 void connect_pairs(Links& links, Reception& reception, std::span<const Peer> i_call,

@@ -131,17 +131,36 @@ class TcpCommunicator final : public CommunicatorBase {
 
   void receive_farewell(Rank peer) {
     Lane& mine = lane(peer);
-    asio::async_read(
-        socket(peer), asio::buffer(&mine.received_length, sizeof(mine.received_length)),
-        [this, peer](const ErrorCode& error, std::size_t) {
-          if (!went_well(error, peer)) return;
-          const std::uint64_t blamed = lane(peer).received_length;
-          if (blamed >= static_cast<std::uint64_t>(size())) {
-            throw PeerLost(rank(), peer, std::string(operation_), "it gave up");
-          }
-          throw Timeout(rank(), {Rank{static_cast<std::int32_t>(blamed)}},
-                        fmt::format("{} (as another rank reports)", operation_), deadline());
-        });
+    asio::async_read(socket(peer),
+                     asio::buffer(&mine.received_length, sizeof(mine.received_length)),
+                     [this, peer](const ErrorCode& error, std::size_t) {
+                       if (!went_well(error, peer)) return;
+                       throw_what_is_reported(peer, lane(peer).received_length);
+                     });
+  }
+
+  [[noreturn]] void throw_what_is_reported(Rank peer, std::uint64_t blamed) const {
+    if (blamed >= static_cast<std::uint64_t>(size())) {
+      throw PeerLost(rank(), peer, std::string(operation_), "it gave up");
+    }
+    throw Timeout(rank(), {Rank{static_cast<std::int32_t>(blamed)}},
+                  fmt::format("{} (as another rank reports)", operation_), deadline());
+  }
+
+  /// Throws if `peer` has closed its connection or sent a farewell. Takes nothing out of the
+  /// connection: a peer that is ahead may have sent its next message.
+  /// REQUIRES: no exchange is under way.
+  void look_at(Rank peer) {
+    std::array<std::uint64_t, 2> farewell{};
+    ErrorCode error;
+    socket(peer).non_blocking(true, error);
+    const std::size_t bytes =
+        socket(peer).receive(asio::buffer(farewell), tcp::Socket::message_peek, error);
+    if (error == asio::error::would_block) return;
+    if (error) throw PeerLost(rank(), peer, std::string(operation_), error.message());
+    if (bytes == sizeof(farewell) && farewell[0] == kFarewell) {
+      throw_what_is_reported(peer, farewell[1]);
+    }
   }
 
   /// Handlers may throw: run_until passes the exception on. After a failure the remaining handlers
@@ -206,7 +225,8 @@ class TcpCommunicator final : public CommunicatorBase {
 
 /// The new group has its own connections, so it can be used after this one breaks, and the other
 /// way round. The rank that called its peer for this group calls it again, at the same address.
-/// While they connect, all ranks are ranks of this group, as in errors and in farewells.
+/// While they connect, all ranks are ranks of this group, as in errors and in farewells, and this
+/// group's connections show which of them have gone.
 std::unique_ptr<Communicator> TcpCommunicator::make_part(int color, int key) {
   const std::vector<Rank> members = split_members(*this, color, key);
   tcp::Links links;
@@ -226,8 +246,14 @@ std::unique_ptr<Communicator> TcpCommunicator::make_part(int color, int key) {
   if (reception) {
     const Calls calls = calls_among(members, doors);
     const std::uint64_t token = doors[static_cast<std::size_t>(members.front().value)].token;
-    connect_pairs(links, *reception, calls.i_call, calls.call_me, token,
-                  tcp::Waiting(rank(), "split", deadline()));
+    tcp::Waiting waiting(rank(), "split", deadline());
+    waiting.look_at = [this](Rank peer) { look_at(peer); };
+    try {
+      connect_pairs(links, *reception, calls.i_call, calls.call_me, token, waiting);
+    } catch (...) {
+      fail({});  // before the new connections end, so that the members find the farewell
+      throw;
+    }
   }
   return std::make_unique<TcpCommunicator>(links_of(members, std::move(links)),
                                            place_in(members, rank()), deadline());
@@ -241,7 +267,9 @@ TcpCommunicator::Calls TcpCommunicator::calls_among(std::span<const Rank> member
     const auto r = static_cast<std::size_t>(member.value);
     const tcp::Link& link = *links_.peers[r];
     if (link.called) {
-      const auto address = link.socket.remote_endpoint().address();
+      ErrorCode gone;
+      const auto address = link.socket.remote_endpoint(gone).address();
+      if (gone) throw PeerLost(rank(), member, "split", gone.message());
       calls.i_call.push_back({member, {address, static_cast<std::uint16_t>(doors[r].port)}});
     } else {
       calls.call_me.push_back(member);

@@ -4,9 +4,11 @@
 
 #include <csignal>
 #include <ctime>
+#include <stdexcept>
 
 #include "tests/comm/communicator_contract.hpp"
 #include "tests/comm/tcp/ranks.hpp"
+#include "tests/comm/tcp/stranger.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -114,6 +116,69 @@ TEST(Tcp, SplitThatFailsBreaksTheGroup) {
     }
     EXPECT_THROW(barrier(comm), BrokenGroup);
     EXPECT_THROW(comm.split(0, 0), BrokenGroup);
+  });
+}
+
+/// Rank 2 ends after its last message of the split. The others wait for its call.
+TEST(Tcp, SplitNamesADeadRankAtOnce) {
+  const auto start = tcp::Clock::now();
+  const auto body = [](Communicator& comm) {
+    if (comm.rank() == Rank{2}) {
+      only_begin_to_split(comm, 0, 0);
+      throw std::out_of_range("dead");  // its connections end
+    }
+    try {
+      comm.split(0, 0);
+      ADD_FAILURE() << "rank 2 is dead";
+    } catch (const PeerLost& lost) {
+      EXPECT_EQ(lost.peer(), Rank{2});
+      expect_says(lost, {"lost rank 2 in split"});
+    } catch (const Timeout& error) {  // from the rank that noticed first
+      EXPECT_EQ(error.late(), std::vector{Rank{2}});
+    }
+  };
+  EXPECT_THROW(TcpRanks<3>::run(body), std::out_of_range);
+  EXPECT_LT(tcp::Clock::now() - start, kTestDeadline / 3);
+}
+
+void expect_report_of_split(Communicator& comm, int key, Rank late) {
+  try {
+    comm.split(0, key);
+    ADD_FAILURE() << "rank " << late.value << " has not connected";
+  } catch (const Timeout& error) {
+    EXPECT_EQ(error.late(), std::vector{late});
+    expect_says(error, {"split (as another rank reports)"});
+  }
+}
+
+/// Rank 3 calls first rank 2, in vain, so that it gives up and never calls ranks 0 and 1.
+TEST(Tcp, SplitEndsWhereACallerGivesUp) {
+  const auto start = tcp::Clock::now();
+  const std::uint16_t silent_port = free_port();
+  Stranger silent("");
+  silent.listen(silent_port);
+  TcpRanks<4>::run([&](Communicator& comm) {
+    const int key = -comm.rank().value;
+    if (comm.rank() == Rank{2}) return only_begin_to_split(comm, key, silent_port);
+    if (comm.rank() != Rank{3}) return expect_report_of_split(comm, key, Rank{2});
+    comm.set_deadline(100ms);
+    EXPECT_THROW(comm.split(0, key), Timeout);
+  });
+  EXPECT_LT(tcp::Clock::now() - start, kTestDeadline / 3);
+}
+
+/// Ranks 1 and 2 call rank 0, which gives up on rank 2 first and then ends the new connections.
+TEST(Tcp, SplitPrefersTheReportOfARankToTheEndOfItsConnection) {
+  const std::uint16_t port = free_port();
+  TcpRanks<3>::run([&](Communicator& comm) {
+    if (comm.rank() != Rank{0}) return expect_report_of_split(comm, 0, Rank{2});
+    Stranger silent("");
+    silent.listen(port);
+    only_begin_to_split(comm, 0, port);
+    comm.set_deadline(20ms);
+    std::byte byte{};
+    const Incoming in{Rank{2}, std::span(&byte, 1)};
+    EXPECT_THROW(comm.exchange({}, std::span(&in, 1), "token"), Timeout);
   });
 }
 
