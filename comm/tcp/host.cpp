@@ -13,6 +13,9 @@ namespace {
 // deadline ends before rank 0's can name them; it sends at most kNamed of them.
 constexpr int kNewsPerDeadline = 20;
 constexpr std::size_t kNamed = 32;
+// Ranks with rank 0's deadline that started earlier give up earlier. So for this many news a rank
+// that has left counts as one that waited for the others, unless no other is missing.
+constexpr int kNewsWithoutLeft = 2;
 
 template <class T>
 std::string_view bytes_of(const std::vector<T>& values) {
@@ -52,7 +55,8 @@ Host::Host(const TcpOptions& options, Links& links, const Waiting& waiting)
       links_(&links),
       waiting_(&waiting),
       reception_(*links.io, place_of(*links.io, options), links.credentials, options.size),
-      table_(static_cast<std::size_t>(options.size)) {}
+      table_(static_cast<std::size_t>(options.size)),
+      left_(table_.size()) {}
 
 void Host::gather() {
   const auto news_every = options_->deadline / kNewsPerDeadline;
@@ -87,9 +91,15 @@ bool Host::all_are_here() {
 
 /// A rank that left before all had come may come again, if its process is restarted.
 void Host::forget_who_left() {
-  for (auto& link : links_->peers) {
-    if (link && has_left(*link)) link.reset();
+  for (int r = 1; r < options_->size; ++r) {
+    auto& link = links_->peers[static_cast<std::size_t>(r)];
+    if (link && has_left(*link)) forget(Rank{r});
   }
+}
+
+void Host::forget(Rank rank) {
+  links_->peers[static_cast<std::size_t>(rank.value)].reset();
+  left_[static_cast<std::size_t>(rank.value)] = Clock::now();
 }
 
 void Host::admit(Guest guest) {
@@ -123,12 +133,19 @@ void Host::refuse(Guest guest, const std::string& reason) {
   say(guest.socket, Say::kRefused, text);
 }
 
+/// Returns the missing ranks to name: empty only if none is missing.
 std::vector<Rank> Host::missing() const {
-  std::vector<Rank> ranks;
+  const auto lately = Clock::now() - options_->deadline * kNewsWithoutLeft / kNewsPerDeadline;
+  std::vector<Rank> ranks, have_left_lately;
   for (int r = 1; r < options_->size && ranks.size() < kNamed; ++r) {
-    if (!links_->peers[static_cast<std::size_t>(r)]) ranks.push_back(Rank{r});
+    const auto i = static_cast<std::size_t>(r);
+    if (links_->peers[i]) continue;
+    const bool has_left_lately = left_[i] && *left_[i] > lately;
+    (has_left_lately ? have_left_lately : ranks).push_back(Rank{r});
   }
-  return ranks;
+  if (!ranks.empty()) return ranks;
+  have_left_lately.resize(std::min(have_left_lately.size(), kNamed));
+  return have_left_lately;
 }
 
 void Host::tell(Rank rank, Say say, std::string_view payload) {
@@ -138,7 +155,7 @@ void Host::tell(Rank rank, Say say, std::string_view payload) {
       write(*links_->io, link->socket,
             {asio::buffer(&answer, sizeof(answer)), asio::buffer(payload)}, waiting_->until);
   if (!error) return;
-  link.reset();
+  forget(rank);
   if (say == Say::kWaiting) return;  // see forget_who_left
   const PeerLost lost(Rank{0}, rank, waiting_->operation, error.message());
   say_farewell(Say::kRefused, lost.what());

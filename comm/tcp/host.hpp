@@ -21,6 +21,7 @@ class Host {
  private:
   bool all_are_here();
   void forget_who_left();
+  void forget(Rank rank);
   void admit(Guest guest);
   std::string complaint_about(const Claim& claim) const;
   void refuse(Guest guest, const std::string& reason);
@@ -33,7 +34,8 @@ class Host {
   Links* links_;
   const Waiting* waiting_;
   Reception reception_;
-  std::vector<Address> table_;  // [rank]
+  std::vector<Address> table_;                          // [rank]
+  std::vector<std::optional<Clock::time_point>> left_;  // [rank], when it was found to have left
 };
 
 }  // namespace kvmesh::tcp

@@ -42,6 +42,28 @@ TEST(TcpRendezvous, NamesLateRanksOnEveryRank) {
   expect_late(three, Rank{3}, {Rank{2}}, {"5000 ms"});
 }
 
+/// Ranks 1 and 3 give up shortly before rank 0, as ranks with its deadline do that start earlier.
+TEST(TcpRendezvous, DoesNotNameRanksThatGaveUpJustBefore) {
+  const std::uint16_t port = free_port();
+  auto zero = meet(soon(0, 4, port, 600ms));
+  Stranger("").visit(port);  // rank 0's time runs
+  auto one = meet(soon(1, 4, port, 545ms));
+  auto three = meet(soon(3, 4, port, 550ms));
+  expect_late(one, Rank{1}, {Rank{2}}, {});
+  expect_late(three, Rank{3}, {Rank{2}}, {});
+  expect_late(zero, Rank{0}, {Rank{2}}, {"600 ms"});
+}
+
+TEST(TcpRendezvous, NamesRanksThatGaveUpIfNoOthersAreMissing) {
+  const std::uint16_t port = free_port();
+  auto zero = meet(soon(0, 3, port, 300ms));
+  auto one = meet(soon(1, 3, port, 100ms));
+  expect_late(one, Rank{1}, {Rank{2}}, {});
+  auto two = meet(soon(2, 3, port, 5s));
+  expect_late(zero, Rank{0}, {Rank{1}}, {});
+  expect_late(two, Rank{2}, {Rank{1}}, {});
+}
+
 TEST(TcpRendezvous, RankWithTheFirstDeadlineNamesTheOthersToo) {
   const std::uint16_t port = free_port();
   auto zero = meet(tcp_options(0, 4, port));
