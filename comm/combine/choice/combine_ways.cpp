@@ -18,7 +18,7 @@ namespace kvmesh {
 
 std::optional<WayKind> way_of_environment() {
   const char* given = std::getenv("KVMESH_COMBINE_WAY");
-  if (given == nullptr || std::string_view(given) == "auto") return std::nullopt;
+  if (given == nullptr || *given == '\0' || std::string_view(given) == "auto") return std::nullopt;
   std::string names = "auto";
   for (int i = 0; i < kWayKinds; ++i) {
     const auto kind = static_cast<WayKind>(i);

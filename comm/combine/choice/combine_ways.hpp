@@ -13,7 +13,7 @@ class GatherWay;
 class RowExchange;
 struct HierarchyStages;
 
-/// Returns the way that KVMESH_COMBINE_WAY names; empty without it and for "auto".
+/// Returns the way that KVMESH_COMBINE_WAY names; empty if it is not set, empty or "auto".
 /// @throws InvalidArgument if it names no way.
 std::optional<WayKind> way_of_environment();
 
