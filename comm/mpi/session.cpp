@@ -15,6 +15,7 @@
 #include "core/check.hpp"
 #include "core/log.hpp"
 #include "kvmesh/launcher.hpp"
+#include "kvmesh/tcp.hpp"
 
 namespace kvmesh {
 namespace {
@@ -41,6 +42,19 @@ class Watch {
   std::condition_variable_any over_;
   std::jthread thread_;  // last: it uses the others
 };
+
+/// Open MPI starts alone where it finds no PMIx server, and replaces the variables that show the
+/// other ranks, so that nothing can notice them later. Where the size is known, it is Slurm's,
+/// whose variables remain.
+void require_pmix(const Launch& before) {
+  if (before.launcher != Launcher::kPmix || before.size != 0) return;
+  if (launch_from_environment().launcher == Launcher::kPmix) return;
+  throw RendezvousError(fmt::format(
+      "PMIx started this process as rank {}, but {} finds no PMIx server and runs alone: start the "
+      "program with a launcher of that library, or set KVMESH_RANK, KVMESH_SIZE and "
+      "KVMESH_RENDEZVOUS=host:port on every rank, so that the ranks meet by TCP",
+      before.rank, mpi_library()));
+}
 
 }  // namespace
 
@@ -97,6 +111,7 @@ MpiSession::MpiSession(int& argc, char**& argv, std::chrono::milliseconds deadli
     check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
   });
   if (state_->attendance) state_->attendance->remove_name();
+  require_pmix(launch);
   check_thread_level(provided);
 }
 

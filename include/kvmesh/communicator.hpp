@@ -148,8 +148,10 @@ void run_loopback(int ranks, const std::function<void(Communicator&)>& body,
 /// report the missing ranks. The session knows those of its own machine.)
 ///
 /// Starts MPI with MPI_THREAD_SERIALIZED.
-/// @throws InvalidArgument if the launcher's variables are invalid; Unsupported if MPI provides a
-/// lower thread level.
+/// @throws InvalidArgument if the launcher's variables are invalid; RendezvousError if PMIx has
+/// started this process as a rank of a job, and MPI runs alone; Unsupported if MPI provides a lower
+/// thread level.
+///
 /// Collective.
 class MpiSession {
  public:
