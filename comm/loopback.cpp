@@ -14,6 +14,7 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -249,7 +250,14 @@ void run_loopback(int ranks, const std::function<void(Communicator&)>& body,
   };
   {
     std::vector<std::jthread> threads;
-    for (int rank = 0; rank < ranks; ++rank) threads.emplace_back(run_rank, rank);
+    threads.reserve(static_cast<std::size_t>(ranks));
+    try {
+      for (int rank = 0; rank < ranks; ++rank) threads.emplace_back(run_rank, rank);
+    } catch (const std::system_error& error) {
+      const int started = static_cast<int>(threads.size());
+      const OutOfThreads out_of_threads(ranks, started, error.what());
+      group->world->fail(started, std::make_exception_ptr(out_of_threads));
+    }
   }
   if (group->world->first_error) std::rethrow_exception(group->world->first_error);
 }

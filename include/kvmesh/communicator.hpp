@@ -131,8 +131,9 @@ void all_reduce_max(Communicator& comm, std::span<double> values,
 std::unique_ptr<Communicator> make_single_communicator();
 
 /// Runs `body` on `ranks` threads of this process, each with its own communicator over shared
-/// memory, and waits for all threads. If one throws, the waits of the other threads end too, and
-/// the error that was thrown first is rethrown.
+/// memory, and waits for all threads. If one throws, or cannot be started, the waits of the other
+/// threads end too, and the error that was thrown first is rethrown.
+/// @throws InvalidArgument; OutOfThreads if the system starts fewer threads.
 void run_loopback(int ranks, const std::function<void(Communicator&)>& body,
                   std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
