@@ -196,8 +196,9 @@ std::string first_line_of(const char* name) {
   const std::string path(variable(name));
   std::ifstream file(path);
   std::string line;
-  require(file && std::getline(file, line) && !line.empty(),
-          "{}: cannot read a secret from the first line of '{}'", name, path);
+  std::getline(file, line);
+  if (line.ends_with('\r')) line.pop_back();
+  require(!line.empty(), "{}: cannot read a secret from the first line of '{}'", name, path);
   return line;
 }
 

@@ -108,8 +108,12 @@ TEST(LaunchByHand, ReadsTheSecretFromAFile) {
                                 {"KVMESH_RENDEZVOUS", "a:1"},
                                 {"KVMESH_SECRET_FILE", path.c_str()}};
   EXPECT_EQ(tcp_options_from_environment()->secret, "open sesame");
-  std::ofstream(path) << "";
-  expect_refused(tcp_options_from_environment, "KVMESH_SECRET_FILE: cannot read a secret");
+  std::ofstream(path) << "open sesame\r\n\r\n";
+  EXPECT_EQ(tcp_options_from_environment()->secret, "open sesame");
+  for (const char* nothing : {"", "\n", "\r\n"}) {
+    std::ofstream(path) << nothing;
+    expect_refused(tcp_options_from_environment, "KVMESH_SECRET_FILE: cannot read a secret");
+  }
   const Variable both("KVMESH_SECRET", "x");
   expect_refused(tcp_options_from_environment, "both set");
 }
