@@ -205,7 +205,9 @@ std::unique_ptr<Communicator> make_mpi_communicator(std::chrono::milliseconds de
 std::unique_ptr<Communicator> make_mpi_communicator(const void* mpi_comm,
                                                     std::chrono::milliseconds deadline) {
   require(mpi_comm != nullptr, "make_mpi_communicator: no MPI_Comm given");
-  return duplicate(*static_cast<const MPI_Comm*>(mpi_comm), kChunkBytes, deadline);
+  const MPI_Comm comm = *static_cast<const MPI_Comm*>(mpi_comm);
+  require(comm != MPI_COMM_NULL, "make_mpi_communicator: MPI_COMM_NULL given");
+  return duplicate(comm, kChunkBytes, deadline);
 }
 
 std::unique_ptr<Communicator> make_chunked_mpi_communicator(std::size_t chunk_bytes,

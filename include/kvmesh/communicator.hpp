@@ -184,7 +184,9 @@ std::unique_ptr<Communicator> make_mpi_communicator(
     std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
 /// Makes a communicator over the engine's own MPI communicator: `mpi_comm` points to an `MPI_Comm`,
-/// which is duplicated. Collective.
+/// which is duplicated.
+/// @throws InvalidArgument if it is null or MPI_COMM_NULL.
+/// Collective.
 std::unique_ptr<Communicator> make_mpi_communicator(
     const void* mpi_comm, std::chrono::milliseconds deadline = std::chrono::seconds(60));
 

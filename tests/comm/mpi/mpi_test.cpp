@@ -51,6 +51,11 @@ TEST(Mpi, DuplicatesAnEnginesCommunicator) {
   barrier(*comm);
 }
 
+TEST(Mpi, RejectsTheCommunicatorOfNoRanks) {
+  MPI_Comm none = MPI_COMM_NULL;
+  EXPECT_THROW(make_mpi_communicator(&none), InvalidArgument);
+}
+
 TEST(Mpi, RankZeroDecidesOnTheTableOfWays) {
   MpiRanks::run([](Communicator& comm) {
     if (comm.size() >= 4 && comm.size() % 2 == 0) expect_rank_0_decides(comm);
