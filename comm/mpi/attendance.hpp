@@ -18,7 +18,8 @@ class Attendance {
  public:
   enum class Point { kStart, kEnd };
 
-  /// REQUIRES: `launch` has a size.
+  /// The first rank of a machine also removes the files that killed jobs left more than an hour
+  /// ago. REQUIRES: `launch` has a size. A process makes one object.
   explicit Attendance(const Launch& launch);
   Attendance(const Attendance&) = delete;
   Attendance& operator=(const Attendance&) = delete;

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "tests/support/killed_process.hpp"
@@ -13,6 +15,8 @@
 namespace kvmesh::test {
 namespace {
 
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
 using Point = Attendance::Point;
 
 Launch launch_of(int rank, int size, int local_size) {
@@ -66,6 +70,52 @@ TEST(Attendance, ReportsThatOtherMachinesAreNotVisible) {
   expect_missing(attendance, Point::kStart, {Rank{2}, Rank{3}});
   EXPECT_EQ(attendance.note(Point::kStart), " (of the 4 ranks, 2 are seen on this machine)");
   attendance.remove_name();
+}
+
+/// A file that Attendance could have made.
+class FileOfAJob {
+ public:
+  FileOfAJob(const std::string& job, std::chrono::minutes age)
+      : path_("/dev/shm/kvmesh-" + std::to_string(::getuid()) + "-" + job) {
+    std::ofstream(path_, std::ios::app).close();
+    fs::last_write_time(path_, fs::file_time_type::clock::now() - age);
+  }
+  ~FileOfAJob() { fs::remove(path_); }
+  FileOfAJob(const FileOfAJob&) = delete;
+  FileOfAJob& operator=(const FileOfAJob&) = delete;
+  bool is_there() const { return fs::exists(path_); }
+
+ private:
+  fs::path path_;
+};
+
+TEST(Attendance, FirstRankOfAMachineRemovesFilesOfKilledJobs) {
+  const std::string pid = std::to_string(::getpid());
+  const FileOfAJob abandoned("test_abandoned_" + pid, 61min);
+  const FileOfAJob young("test_young_" + pid, 59min);
+
+  // A rank that has waited for long.
+  Launch other = launch_of(0, 2, 2);
+  other.job = "test_waiting_" + pid;
+  other.local_rank = 1;
+  KilledProcess waiting(started(other));
+  other.rank = 1;
+  Attendance watch(other);
+  expect_missing(watch, Point::kStart, {});
+  const FileOfAJob locked(other.job, 61min);
+
+  Launch launch = launch_of(0, 2, 2);
+  launch.job = "test_again_" + pid;
+  const FileOfAJob again(launch.job, 61min);
+  launch.local_rank = 1;
+  const Attendance second(launch);
+  EXPECT_TRUE(abandoned.is_there());
+  launch.local_rank = 0;
+  const Attendance first(launch);
+  EXPECT_FALSE(abandoned.is_there());
+  EXPECT_TRUE(again.is_there()) << "the other ranks use it";
+  EXPECT_TRUE(young.is_there());
+  EXPECT_TRUE(locked.is_there());
 }
 
 }  // namespace
