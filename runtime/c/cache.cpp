@@ -175,7 +175,10 @@ kvmesh_status_t kvmesh_sequence_state(kvmesh_cache_t* cache, int32_t layer,
 }
 
 kvmesh_status_t kvmesh_sequence_create(kvmesh_cache_t* cache, kvmesh_sequence_t* made) {
-  return guarded([&] { checked(made, "made") = checked(cache, "cache").cache.create().value; });
+  return guarded([&] {
+    kvmesh_sequence_t& to = checked(made, "made");
+    to = checked(cache, "cache").cache.create().value;
+  });
 }
 
 kvmesh_status_t kvmesh_sequence_reserve(kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
@@ -192,7 +195,8 @@ kvmesh_status_t kvmesh_sequence_reserve_after(kvmesh_cache_t* cache, kvmesh_sequ
 kvmesh_status_t kvmesh_sequence_fork(kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
                                      kvmesh_sequence_t* made) {
   return guarded([&] {
-    checked(made, "made") = checked(cache, "cache").cache.fork(SequenceId(sequence)).value;
+    kvmesh_sequence_t& to = checked(made, "made");
+    to = checked(cache, "cache").cache.fork(SequenceId(sequence)).value;
   });
 }
 

@@ -28,6 +28,8 @@ kvmesh_status_t guarded(const Body& body) noexcept {
   }
 }
 
+/// Call it before the work whose result it takes: `checked(out, "out") = work()` works first.
+/// @throws InvalidArgument.
 template <class T>
 T& checked(T* pointer, const char* what) {
   require(pointer != nullptr, "{} is NULL", what);

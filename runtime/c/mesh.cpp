@@ -70,7 +70,10 @@ kvmesh_status_t make_mesh(kvmesh_mesh_t** out, const Make& make) {
 }  // namespace
 
 kvmesh_status_t kvmesh_mpi_session_create(kvmesh_mpi_session_t** session) {
-  return guarded([&] { checked(session, "session") = new kvmesh_mpi_session; });
+  return guarded([&] {
+    kvmesh_mpi_session_t*& made = checked(session, "session");
+    made = new kvmesh_mpi_session;
+  });
 }
 
 void kvmesh_mpi_session_destroy(kvmesh_mpi_session_t* session) { delete session; }

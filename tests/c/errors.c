@@ -4,6 +4,18 @@
 
 #include "program.h"
 
+static void check_refused_calls_change_nothing(kvmesh_cache_t* cache) {
+  kvmesh_sequence_t sequence = 0;
+  kvmesh_cache_info_t before = KVMESH_INIT(before), after = KVMESH_INIT(after);
+  CHECK_OK(kvmesh_sequence_create(cache, &sequence));
+  CHECK_OK(kvmesh_cache_get_info(cache, &before));
+  CHECK(kvmesh_sequence_create(cache, NULL) == KVMESH_INVALID_ARGUMENT);
+  CHECK(kvmesh_sequence_fork(cache, sequence, NULL) == KVMESH_INVALID_ARGUMENT);
+  CHECK_OK(kvmesh_cache_get_info(cache, &after));
+  CHECK(after.sequences == before.sequences && after.digest == before.digest);
+  CHECK_OK(kvmesh_sequence_erase(cache, sequence));
+}
+
 static void check_options(kvmesh_mesh_t* mesh) {
   struct {
     kvmesh_cache_options_t known;
@@ -19,6 +31,7 @@ static void check_options(kvmesh_mesh_t* mesh) {
   options.known.memory_fraction = NAN;                          /* not read */
   CHECK_OK(kvmesh_cache_create(mesh, &options.known, &cache));
 
+  check_refused_calls_change_nothing(cache);
   kvmesh_sequence_t sequence = 0;
   kvmesh_mesh_info_t info = KVMESH_INIT(info);
   CHECK_OK(kvmesh_mesh_get_info(mesh, &info));

@@ -68,6 +68,7 @@ int main(int argc, char** argv) {
   kvmesh_mesh_t* mesh = NULL;
   kvmesh_mesh_options_t options = KVMESH_INIT(options);
   options.threads = 1;
+  CHECK(kvmesh_mpi_session_create(NULL) == KVMESH_INVALID_ARGUMENT);
   CHECK_OK(kvmesh_mpi_session_create(&session));
   CHECK_OK(kvmesh_mesh_from_launcher(&options, &mesh));
   check_all(mesh, NULL);
