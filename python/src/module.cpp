@@ -34,6 +34,8 @@ std::optional<WayKind> way_from(std::optional<std::string_view> text) {
 
 NB_MODULE(_kvmesh, module) {
   using namespace kvmesh::python;
+  // What daemon threads hold lives until the process ends, which is no fault.
+  nb::set_leak_warnings(false);
   module.doc() = "Exact attention over a KV cache that is spread in pages over many ranks.";
   module.attr("version") =
       nb::make_tuple(KVMESH_VERSION_MAJOR, KVMESH_VERSION_MINOR, KVMESH_VERSION_PATCH);

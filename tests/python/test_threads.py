@@ -209,3 +209,11 @@ print("child", status)
 def test_a_forked_child_is_refused_and_ends():
     child = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60)
     assert child.stdout == "child 0\n", child.stdout + child.stderr
+
+
+def test_what_a_daemon_thread_holds_is_no_leak():
+    program = ("import kvmesh, threading, time\n"
+               "mesh = kvmesh.Mesh(threads=1)\n"
+               "threading.Thread(target=lambda held: time.sleep(60), args=[mesh], daemon=True).start()")
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stderr) == (0, "")
