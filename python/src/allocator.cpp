@@ -111,7 +111,7 @@ BlockMask make_block_mask(nb::handle mask, std::int64_t q_len, std::int64_t kv_l
                           std::int64_t batch, std::int64_t heads, int q_block, int kv_block,
                           const std::vector<std::int32_t>& q_start) {
   const MaskMod traced = mask_from(mask, mods::causal());  // which runs no Python any more
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   return BlockMask::create(traced, {.batch = batch,
                                     .heads = heads,
                                     .q_len = q_len,

@@ -9,6 +9,7 @@
 
 #include "kvmesh/error.hpp"
 #include "python/src/gate.hpp"
+#include "python/src/lock.hpp"
 
 namespace kvmesh::python {
 
@@ -57,12 +58,12 @@ class Closable {
     if (!value_) return;
     if (gate_->is_inherited()) return gate_->end(taken());
     {
-      const nb::gil_scoped_release release;
+      const WithoutPythonsLock others_run;
       gate_->wait_and_enter();
     }
     std::shared_ptr<void> ending = value_ ? taken() : nullptr;  // another thread may have closed it
     {
-      const nb::gil_scoped_release release;
+      const WithoutPythonsLock others_run;
       ending.reset();
     }
     gate_->leave();

@@ -53,7 +53,7 @@ class PyCombiner {
     const Output output = output_of({tokens, heads, part_o.view.size(2)}, o, out, out_lse);
     const Stream on = stream_of(stream, part_o.view.device);
     {
-      const nb::gil_scoped_release release;
+      const WithoutPythonsLock others_run;
       merge({.o = part_o.view, .lse = part_lse.view}, options, output.views(), on);
     }
     return output.result();

@@ -214,7 +214,7 @@ PyExternalPlan plan(PyExternalPool& self, nb::object q_indptr, nb::object kv_len
   const PlanOptions options = options_of(kwargs);
   const auto of = self.use();
   const Stream on = stream_of(stream, of->device);
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   return PyExternalPlan({of->pool.plan(tables.view(), options, on), of->q_heads, of->v_dim},
                         self.gate());
 }
@@ -227,7 +227,7 @@ void replan(PyExternalPool& self, PyExternalPlan& step, nb::object q_indptr, nb:
   const auto of = self.use();
   ExternalPlan& plan = step.get().plan;
   const Stream on = stream_of(stream, of->device);
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   of->pool.replan(plan, tables.view(), on, q_positions);
 }
 
@@ -246,7 +246,7 @@ nb::any run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, nb:
       lse);
   const Stream on = stream_of(stream, queries.view.device);
   {
-    const nb::gil_scoped_release release;
+    const WithoutPythonsLock others_run;
     step.plan.run(layer.pool,
                   {.q = queries.view, .k = keys.view, .v = values.view, .sinks = counted.view},
                   output.views(), on);
@@ -267,7 +267,7 @@ std::pair<nb::any, nb::any> attend_partial(PyExternalPlan& self, PyPool& layer, 
   const Tensor part_o = output(o, "o"), part_lse = output(lse, "lse");
   const Stream on = stream_of(stream, queries.view.device);
   {
-    const nb::gil_scoped_release release;
+    const WithoutPythonsLock others_run;
     step.plan.attend_partial(layer.pool, queries.view, {.o = part_o.view, .lse = part_lse.view}, on,
                              counted.view);
   }
@@ -284,7 +284,7 @@ nb::any combine(PyExternalPlan& self, nb::object o, nb::object lse, nb::object o
       out_lse);
   const Stream on = stream_of(stream, part_o.view.device);
   {
-    const nb::gil_scoped_release release;
+    const WithoutPythonsLock others_run;
     step.plan.combine({.o = part_o.view, .lse = part_lse.view}, output.views(), on);
   }
   return output.result();
@@ -301,7 +301,7 @@ nb::any gather_queries(PyExternalPlan& self, nb::object share, nb::object q, nb:
   const Tensor all = output(q, "q");
   const Stream on = stream_of(stream, mine.view.device);
   {
-    const nb::gil_scoped_release release;
+    const WithoutPythonsLock others_run;
     step.plan.gather_queries(mine.view, all.view, on);
   }
   return of_any_type(q);

@@ -1,12 +1,12 @@
 #include "python/src/gate.hpp"
 
-#include <Python.h>
 #include <pthread.h>
 
 #include <atomic>
 #include <utility>
 
 #include "kvmesh/error.hpp"
+#include "python/src/lock.hpp"
 
 namespace kvmesh::python {
 namespace {
@@ -22,23 +22,6 @@ int forks_now() {
   static_cast<void>(registered);
   return forks().load();
 }
-
-/// Other threads of Python run while it exists, if this one has Python's lock. At the end of the
-/// interpreter no other runs any more.
-class WithoutPythonsLock {
- public:
-  WithoutPythonsLock() {
-    if (Py_IsInitialized() && PyGILState_Check()) state_ = PyEval_SaveThread();
-  }
-  ~WithoutPythonsLock() {
-    if (state_ != nullptr) PyEval_RestoreThread(state_);
-  }
-  WithoutPythonsLock(const WithoutPythonsLock&) = delete;
-  WithoutPythonsLock& operator=(const WithoutPythonsLock&) = delete;
-
- private:
-  PyThreadState* state_ = nullptr;
-};
 
 }  // namespace
 

@@ -35,7 +35,7 @@ void start_mpi_if_launched() {
 
 void finish_mpi() {
   if (!session() || session()->gate.is_inherited()) return;  // of the parent, after fork()
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   session().reset();
 }
 
@@ -60,7 +60,7 @@ nb::object groups() { return nb::module_::import_("kvmesh._groups"); }
 
 Mesh over_mpi(nb::handle comm, const MeshOptions& options) {
   const auto address = nb::cast<std::uintptr_t>(groups().attr("address_of")(comm));
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   return Mesh(make_mpi_communicator(reinterpret_cast<const void*>(address)), options);
 }
 
@@ -80,12 +80,12 @@ Mesh over_tcp(const Meeting& meeting, const MeshOptions& options) {
   TcpOptions tcp{.rank = *meeting.rank, .size = *meeting.size, .host = host, .port = port};
   tcp.secret = meeting.secret;
   tcp.deadline = options.deadline.value_or(tcp.deadline);
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   return Mesh(make_tcp_communicator(tcp), options);
 }
 
 Mesh from_launcher(const MeshOptions& options) {
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   start_mpi_if_launched();
   return Mesh::from_launcher(options);
 }
@@ -104,15 +104,15 @@ Mesh make_mesh(nb::handle comm, nb::handle group, Meeting meeting, const MeshOpt
 void on_threads(int ranks, nb::callable body, std::string_view device, int head_parallel,
                 int threads, std::optional<double> deadline) {
   const MeshOptions options = mesh_options(device, head_parallel, threads, deadline);
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   run_on_threads(
       ranks,
       [&](Mesh& mesh) {
-        const nb::gil_scoped_acquire acquire;
+        const WithPythonsLock with_lock;
         const nb::object held = nb::cast(PyMesh(std::move(mesh)), nb::rv_policy::move);
         const auto end = [&] { nb::cast<PyMesh&>(held).close(); };
         try {
-          body(held);
+          asleep_at_exit([&] { body(held); });
         } catch (...) {
           end();
           throw;
@@ -178,7 +178,7 @@ void bind_mesh(nb::module_& module) {
           "barrier",
           [](PyMesh& self) {
             const auto of = self.use();
-            const nb::gil_scoped_release release;
+            const WithoutPythonsLock others_run;
             barrier(of->world());
           },
           "Waits until every rank has called it.")
@@ -187,7 +187,7 @@ void bind_mesh(nb::module_& module) {
           [](PyMesh& self, nb::object stream, const std::string& operation) {
             const auto of = self.use();
             const Stream on = stream_of(stream, of->device());
-            const nb::gil_scoped_release release;
+            const WithoutPythonsLock others_run;
             of->wait(on, operation);
           },
           nb::arg("stream") = nb::none(), nb::arg("operation") = "wait",

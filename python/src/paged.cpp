@@ -21,7 +21,7 @@ std::span<const std::int64_t> numbers(const Integers& array) {
 BlockMask block_mask_of(const BlockMap& map, std::int64_t q_len, std::int64_t kv_len, int q_block,
                         int kv_block, nb::handle mask) {
   const MaskMod traced = mask_from(mask, {});
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   const BlockMaskShape shape{.batch = static_cast<std::int64_t>(map.shape(0)),
                              .heads = static_cast<std::int64_t>(map.shape(1)),
                              .q_len = q_len,
@@ -65,7 +65,7 @@ class PyPagedAttention {
     const Tensor k = input(k_val, "k_val"), v = input(v_val, "v_val");
     const Tensor to_k = output(k_cache, "k_cache"), to_v = output(v_cache, "v_cache");
     const Stream on = stream_of(nb::none(), device_);
-    const nb::gil_scoped_release release;
+    const WithoutPythonsLock others_run;
     paged->assign(rows, numbers(positions), k.view, v.view, to_k.view, to_v.view, on);
   }
 
@@ -85,7 +85,7 @@ class PyPagedAttention {
                                                  .enable_gqa = enable_gqa,
                                                  .lse = to_lse.view,
                                                  .stream = stream_of(nb::none(), device_)};
-    const nb::gil_scoped_release release;
+    const WithoutPythonsLock others_run;
     paged->forward(q.view, k.view, v.view, numbers(kv_lens), to.view, options);
   }
 

@@ -52,7 +52,7 @@ nb::any run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v, n
   const Output output = output_of(step, layer, q, out, lse);
   const Stream on = stream_of(stream, queries.view.device);
   {
-    const nb::gil_scoped_release release;
+    const WithoutPythonsLock others_run;
     step.plan.run(layer,
                   {.q = queries.view, .k = keys.view, .v = values.view, .sinks = counted.view},
                   output.views(), on);
@@ -65,7 +65,7 @@ void append(PyPlan& self, int layer, nb::object k, nb::object v, nb::object stre
   const Tensor keys = input(k, "k");
   const Tensor values = new_values(v, *step, layer, keys);
   const Stream on = stream_of(stream, keys.view.device);
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   step->plan.append(layer, keys.view, values.view, on);
 }
 
@@ -83,7 +83,7 @@ std::pair<nb::any, nb::any> attend_partial(PyPlan& self, int layer, nb::object q
   const Tensor part_lse = output(lse, "lse");
   const Stream on = stream_of(stream, queries.view.device);
   {
-    const nb::gil_scoped_release release;
+    const WithoutPythonsLock others_run;
     step.plan.attend_partial(layer, queries.view, {.o = part_o.view, .lse = part_lse.view}, on,
                              counted.view);
   }
@@ -99,7 +99,7 @@ nb::any combine(PyPlan& self, nb::object o, nb::object lse, nb::object out, nb::
   const Output output = output_of(step, layer, o, out, out_lse);
   const Stream on = stream_of(stream, part_o.view.device);
   {
-    const nb::gil_scoped_release release;
+    const WithoutPythonsLock others_run;
     step.plan.combine({.o = part_o.view, .lse = part_lse.view}, output.views(), on, layer);
   }
   return output.result();
@@ -116,7 +116,7 @@ nb::any gather_queries(PyPlan& self, int layer, nb::object share, nb::object q, 
   const Tensor all = output(q, "q");
   const Stream on = stream_of(stream, mine.view.device);
   {
-    const nb::gil_scoped_release release;
+    const WithoutPythonsLock others_run;
     step.plan.gather_queries(layer, mine.view, all.view, on);
   }
   return of_any_type(q);

@@ -46,7 +46,7 @@ NB_MODULE(closables, module) {
       .def("look", [](Closable<Slow>& self) { return *self.get(); })
       .def("work", [](Closable<Slow>& self, double seconds) {
         const auto use = self.use();
-        const nb::gil_scoped_release release;
+        const kvmesh::python::WithoutPythonsLock others_run;
         sleep(seconds);
       });
   kvmesh::python::make_closable(slow);

@@ -217,3 +217,38 @@ def test_what_a_daemon_thread_holds_is_no_leak():
                "threading.Thread(target=lambda held: time.sleep(60), args=[mesh], daemon=True).start()")
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (child.returncode, child.stderr) == (0, "")
+
+
+DAEMON = """
+import threading, time
+import numpy as np
+import kvmesh
+
+q, k = np.ones((3, 2, 8), np.float32), np.ones((3, 1, 8), np.float32)
+mesh = kvmesh.Mesh(threads=1)
+
+
+def make_cache():
+    return kvmesh.KvCache(mesh, q_heads=2, kv_heads=1, k_dim=8, pages_per_rank=8)
+
+
+cache = make_cache()
+step = cache.plan([(cache.create(), 3)])
+
+
+def loop():
+    while True:
+        {call}
+
+
+threading.Thread(target=loop, daemon=True).start()
+time.sleep(0.2)
+"""
+
+
+@pytest.mark.parametrize("call", ["step.run(0, q, k, k)", "make_cache()", "make_cache().close()",
+                                  "kvmesh.run_on_threads(2, lambda mesh: time.sleep(0.001))"])
+def test_a_daemon_thread_in_a_call_lets_the_program_end(call):
+    program = DAEMON.replace("{call}", call)
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stderr) == (0, "")

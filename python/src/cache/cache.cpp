@@ -129,7 +129,7 @@ std::optional<StepPlan> plan(KvCache& cache, nb::handle batch, nb::handle mask, 
   options.fixed_split_tokens = fixed_split_tokens;
   for (nb::handle kind : kinds) options.kinds.push_back(kind_of(kind));
   const auto entries = batch_of(batch);
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   if (!may_be_full) return cache.plan(entries, options);
   auto made = cache.try_plan(entries, options);
   if (!made) return std::nullopt;
@@ -153,7 +153,7 @@ void replan(PyCache& self, PyPlan& step, nb::handle batch, nb::handle stream,
   const auto cache = self.use();
   StepPlan& plan = step.get().plan;
   const Stream on = stream_of(stream, cache->mesh().device());
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   cache->replan(plan, entries, on, positions);
 }
 
@@ -214,7 +214,7 @@ void bind_constructor(nb::class_<PyCache>& type) {
         for (nb::handle group : groups) options.groups.push_back(group_of(group));
         options.tiers = tiers_of(tiers);
         const auto of = mesh.use();
-        const nb::gil_scoped_release release;
+        const WithoutPythonsLock others_run;
         new (self) PyCache(KvCache(*of, options), mesh.gate());
       },
       nb::arg("mesh"), nb::kw_only(), nb::arg("layers") = 1, nb::arg("q_heads"),
@@ -310,7 +310,7 @@ void bind_properties(nb::class_<PyCache>& type) {
           "check_replicas",
           [](PyCache& self) {
             const auto cache = self.use();
-            const nb::gil_scoped_release release;
+            const WithoutPythonsLock others_run;
             cache->check_replicas();
           },
           "Compares the ranks' page tables.")

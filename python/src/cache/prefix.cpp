@@ -49,7 +49,7 @@ PrefixMatch match_by(PyCache& self, const PrefixKey& key, nb::handle after) {
   const auto cache = self.use();
   std::optional<Stream> stream;
   if (!after.is_none()) stream = stream_of(after, cache->mesh().device());
-  const nb::gil_scoped_release release;  // with a file tier it waits for other ranks
+  const WithoutPythonsLock others_run;  // with a file tier it waits for other ranks
   return ((*cache).*Match)(key, stream);
 }
 constexpr auto match_prefix = match_by<&KvCache::match_prefix>;
@@ -129,7 +129,7 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
           [](PrefixKey& self, const std::vector<std::int32_t>& tokens) {
             PrefixKey longer = self;  // which other threads do not see
             {
-              const nb::gil_scoped_release release;
+              const WithoutPythonsLock others_run;
               longer.append(tokens);
             }
             self = std::move(longer);
@@ -190,7 +190,7 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
           "flush_tiers",
           [](PyCache& self) {
             const auto of = self.use();
-            const nb::gil_scoped_release release;
+            const WithoutPythonsLock others_run;
             of->flush_tiers();
           },
           "Stores this rank's published pages in files, and waits until they are there.")

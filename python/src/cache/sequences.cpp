@@ -12,7 +12,7 @@ namespace {
 template <class Move>
 std::int64_t moved(PyCache& self, const Move& move) {
   const auto cache = self.use();
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   return move(*cache);
 }
 
@@ -25,7 +25,7 @@ std::pair<std::int64_t, std::int64_t> rebalance_now(PyCache& self, std::int64_t 
                                                     std::optional<int> leaving, nb::handle after) {
   const auto cache = self.use();
   const std::optional<Stream> stream = stream_or_none(after, *cache);
-  const nb::gil_scoped_release release;
+  const WithoutPythonsLock others_run;
   const MoveProgress progress =
       cache->rebalance_now({.limit = limit, .leaving = PageRank{leaving.value_or(-1)}}, stream);
   return {progress.moved, progress.moving};
