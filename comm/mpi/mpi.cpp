@@ -164,6 +164,16 @@ std::vector<Rank> others_in(MPI_Comm comm) {
   return others;
 }
 
+/// @throws InvalidArgument unless the communicator has one group of ranks.
+void require_one_group(MPI_Comm comm) {
+  int is_inter = 0;
+  check_mpi(MPI_Comm_test_inter(comm, &is_inter), "MPI_Comm_test_inter");
+  require(
+      is_inter == 0,
+      "make_mpi_communicator: an intercommunicator has two groups of ranks: merge them first, by "
+      "MPI_Intercomm_merge");
+}
+
 std::unique_ptr<Communicator> duplicate(MPI_Comm original, std::size_t chunk_bytes,
                                         std::chrono::milliseconds deadline) {
   if (!mpi_is_alive()) {
@@ -171,6 +181,7 @@ std::unique_ptr<Communicator> duplicate(MPI_Comm original, std::size_t chunk_byt
         "MPI is not running: at the start of main make a MpiSession, in C with "
         "kvmesh_mpi_session_create");
   }
+  require_one_group(original);
   deadline = checked_deadline(deadline);
   auto made = std::make_unique<Duplicate>();
   check_mpi(MPI_Comm_idup(original, &made->copy, &made->request), "make_mpi_communicator");

@@ -185,7 +185,7 @@ std::unique_ptr<Communicator> make_mpi_communicator(
 
 /// Makes a communicator over the engine's own MPI communicator: `mpi_comm` points to an `MPI_Comm`,
 /// which is duplicated.
-/// @throws InvalidArgument if it is null or MPI_COMM_NULL.
+/// @throws InvalidArgument if it is null, MPI_COMM_NULL, or an intercommunicator.
 /// Collective.
 std::unique_ptr<Communicator> make_mpi_communicator(
     const void* mpi_comm, std::chrono::milliseconds deadline = std::chrono::seconds(60));

@@ -27,6 +27,8 @@ def meeting_of(group):
 def address_of(comm):
     """Returns the address of an mpi4py communicator's MPI_Comm."""
     from mpi4py import MPI
+    if not isinstance(comm, MPI.Comm):  # other objects of MPI have an address, too
+        raise TypeError(f"comm is a communicator of mpi4py, not {comm!r}")
     return MPI._addressof(comm)
 
 

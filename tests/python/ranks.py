@@ -10,6 +10,18 @@ import numpy as np
 import kvmesh
 
 
+def refuse_other_objects(MPI):
+    side = MPI.COMM_WORLD.Split(MPI.COMM_WORLD.rank)
+    both_sides = side.Create_intercomm(0, MPI.COMM_WORLD, 1 - MPI.COMM_WORLD.rank)
+    for other, error in ((MPI.INT, TypeError), (MPI.INFO_NULL, TypeError), ("world", TypeError),
+                         (MPI.COMM_NULL, kvmesh.InvalidArgument), (both_sides, kvmesh.InvalidArgument)):
+        try:
+            kvmesh.Mesh(comm=other)
+        except error:
+            continue
+        raise AssertionError(f"{other} became a mesh")
+
+
 def make_mesh():
     if "--mpi4py" not in sys.argv:
         return kvmesh.Mesh()
@@ -18,6 +30,7 @@ def make_mesh():
         sys.exit(77)
     from mpi4py import MPI
     world = MPI.COMM_WORLD
+    refuse_other_objects(MPI)
     turned = world.Split(0, -world.rank)  # ranks that no launcher gives
     mesh = kvmesh.Mesh(comm=turned)
     assert (turned.rank, mesh.rank) == (world.size - 1 - world.rank,) * 2, mesh

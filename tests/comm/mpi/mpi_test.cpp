@@ -56,6 +56,19 @@ TEST(Mpi, RejectsTheCommunicatorOfNoRanks) {
   EXPECT_THROW(make_mpi_communicator(&none), InvalidArgument);
 }
 
+TEST(Mpi, RejectsAnIntercommunicator) {
+  MpiRanks::run([](Communicator& comm) {
+    if (comm.size() == 1) return;
+    const int rank = comm.rank().value, leader_of_other = rank == 0 ? 1 : 0;
+    MPI_Comm side = MPI_COMM_NULL, both_sides = MPI_COMM_NULL;
+    MPI_Comm_split(MPI_COMM_WORLD, rank == 0 ? 0 : 1, rank, &side);
+    MPI_Intercomm_create(side, 0, MPI_COMM_WORLD, leader_of_other, 0, &both_sides);
+    EXPECT_THROW(make_mpi_communicator(&both_sides), InvalidArgument);
+    MPI_Comm_free(&both_sides);
+    MPI_Comm_free(&side);
+  });
+}
+
 TEST(Mpi, RankZeroDecidesOnTheTableOfWays) {
   MpiRanks::run([](Communicator& comm) {
     if (comm.size() >= 4 && comm.size() % 2 == 0) expect_rank_0_decides(comm);
