@@ -90,7 +90,18 @@ Mesh from_launcher(const MeshOptions& options) {
   return Mesh::from_launcher(options);
 }
 
+/// @throws InvalidArgument for arguments that no mesh would use.
+void check_sources(nb::handle comm, nb::handle group, const Meeting& meeting) {
+  if (!comm.is_none() + !group.is_none() + meeting.rendezvous.has_value() > 1) {
+    throw InvalidArgument("a mesh takes one of comm, group and rendezvous");
+  }
+  if (!meeting.rendezvous && (meeting.rank || meeting.size || !meeting.secret.empty())) {
+    throw InvalidArgument("rank, size and secret are for a rendezvous, which is not given");
+  }
+}
+
 Mesh make_mesh(nb::handle comm, nb::handle group, Meeting meeting, const MeshOptions& options) {
+  check_sources(comm, group, meeting);
   if (!comm.is_none()) return over_mpi(comm, options);
   if (!group.is_none()) {
     std::tie(meeting.rank, meeting.size, meeting.rendezvous, meeting.secret) =

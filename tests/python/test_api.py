@@ -324,6 +324,20 @@ def test_a_rendezvous_is_a_host_and_a_port():
         kvmesh.Mesh(rendezvous="127.0.0.1:1")
 
 
+@pytest.mark.parametrize("given", [{"rank": 0}, {"size": 2}, {"rank": 0, "size": 2}, {"secret": "x"},
+                                   {"comm": 5, "rank": 0}, {"group": 5, "secret": "x"}])
+def test_rank_size_and_secret_are_refused_without_a_rendezvous(given):
+    with pytest.raises(kvmesh.InvalidArgument, match="for a rendezvous, which is not given"):
+        kvmesh.Mesh(**given)
+
+
+@pytest.mark.parametrize("given", [{"comm": 5, "group": 5}, {"group": 5, "rendezvous": "127.0.0.1:1"},
+                                   {"comm": 5, "rank": 0, "size": 1, "rendezvous": "127.0.0.1:1"}])
+def test_a_mesh_takes_one_source_of_ranks(given):
+    with pytest.raises(kvmesh.InvalidArgument, match="one of comm, group and rendezvous"):
+        kvmesh.Mesh(**given)
+
+
 def test_ranks_meet_over_tcp():
     program = ("import kvmesh, sys\n"
                "with kvmesh.Mesh(rank=int(sys.argv[1]), size=2, rendezvous=sys.argv[2]) as mesh:\n"
