@@ -34,20 +34,20 @@ def draw_pages(cache: KvCache, sequences: Mapping[str, int], *, group: int = 0) 
         for at, page in enumerate(cache.pages(sequence, group)):
             if page is not None:
                 holders.setdefault(page, []).append((number, at))
-    ranks, columns = cache.kv_parallel, cache.pages_per_rank
+    pools = [cache.pool_pages(rank, group) for rank in range(cache.kv_parallel)]
     step = _SIDE + _GAP
-    width = _LEFT + max(columns * step, 90 * len(sequences))
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{_TOP + ranks * step}" '
+    width = _LEFT + max(max(pools) * step, 90 * len(sequences))
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{_TOP + len(pools) * step}" '
              'font-family="sans-serif" font-size="12">',
-             f'<rect width="{width}" height="{_TOP + ranks * step}" fill="white"/>']
+             f'<rect width="{width}" height="{_TOP + len(pools) * step}" fill="white"/>']
     for number, name in enumerate(sequences):
         x = _LEFT + 90 * number
         parts.append(f'<rect x="{x}" y="8" width="12" height="12" fill="{_colour(number)}"/>'
                      f'<text x="{x + 17}" y="18">{_escape(str(name))}</text>')
-    for rank in range(ranks):
+    for rank, pages in enumerate(pools):
         y = _TOP + rank * step
         parts.append(f'<text x="4" y="{y + 16}">rank {rank}</text>')
-        for index in range(columns):
+        for index in range(pages):
             parts += _square(_LEFT + index * step, y, holders.get((rank, index), []))
     return Picture("\n".join([*parts, "</svg>", ""]))
 

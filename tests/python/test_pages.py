@@ -1,6 +1,7 @@
 """Page formats, ways of the combine, and the prefix cache."""
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -234,6 +235,22 @@ def test_pages_move_between_ranks_while_decoding_goes_on():
         with pytest.raises(kvmesh.InvalidArgument):
             cache.resize(1, 41)
         cache.check_replicas()
+
+    on_ranks(2, body)
+
+
+def test_a_picture_has_the_pages_of_each_rank_s_pool():
+    def body(mesh):
+        cache = make_cache(mesh, pages_per_rank=2, max_pages_per_rank=8)
+        cache.resize(1, 6)
+        sequence = cache.create()
+        cache.plan([(sequence, 8 * 4)])
+        svg = kvmesh.draw_pages(cache, {"all": sequence}).svg
+        assert svg.count('stroke="#cccccc"') == 2 + 6  # a square per page
+        assert sorted(map(int, re.findall(r">(\d+)</text>", svg))) == list(range(8))
+        cache.erase(sequence)
+        cache.drain(0)
+        assert kvmesh.draw_pages(cache, {}).svg.count('stroke="#cccccc"') == 6
 
     on_ranks(2, body)
 
