@@ -174,6 +174,9 @@ def test_evicted_pages_come_back_from_tiers(tmp_path):
         cache.erase(sequence)
         with pytest.raises(TypeError):
             cache.publish(sequence, key, [(0, 4)])
+        for priority in (-1, 200, 2**40):
+            with pytest.raises(kvmesh.InvalidArgument, match=f"priority is 0 to 100, not {priority}$"):
+                cache.publish(sequence, key, [(0, 4, priority)])
         large = cache.create()
         cache.reserve(large, 4 * cache.free_pages(), after=0)  # evicts all
         cache.erase(large)

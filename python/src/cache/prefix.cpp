@@ -69,8 +69,9 @@ void publish(PyCache& self, std::uint64_t sequence, const PrefixKey& key,
   for (const Retained& each : retentions) {
     if (each.size() < 3 || each.size() > 4)
       throw nb::type_error("a retention is (first, tokens, priority[, operations])");
-    const std::int64_t priority = std::clamp<std::int64_t>(each[2], -1, 101);  // both are refused
-    list.push_back({each[0], each[1], static_cast<int>(priority), each.size() == 4 ? each[3] : 0});
+    if (each[2] < 0 || each[2] > 100)
+      throw InvalidArgument("a priority is 0 to 100, not " + std::to_string(each[2]));
+    list.push_back({each[0], each[1], static_cast<int>(each[2]), each.size() == 4 ? each[3] : 0});
   }
   self.get().publish(SequenceId(sequence), key, list);
 }
