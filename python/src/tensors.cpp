@@ -51,16 +51,36 @@ bool is_loaded(const char* module) {
 struct Torch {
   nb::object tensor = nb::module_::import_("torch").attr("Tensor");
   nb::object to_dlpack = nb::module_::import_("torch.utils.dlpack").attr("to_dlpack");
+  nb::object is_grad_enabled = nb::module_::import_("torch").attr("is_grad_enabled");
+  // Faster in each call than a look-up by text, and than a bound method.
+  nb::str requires_grad = nb::steal<nb::str>(PyUnicode_InternFromString("requires_grad"));
+  nb::object is_neg = tensor.attr("is_neg");
 };
 
-nb::object exported(nb::handle object) {
+/// Returns null unless the object is a tensor of torch.
+const Torch* torch_of(nb::handle object) {
   static const Torch* torch = nullptr;  // stays: Python has ended when statics are destroyed
   const nb::handle type = object.type();
   const bool may_be =
       std::strcmp(reinterpret_cast<PyTypeObject*>(type.ptr())->tp_name, "Tensor") == 0;
-  if (!may_be || !(torch != nullptr || is_loaded("torch"))) return nb::borrow(object);
+  if (!may_be || !(torch != nullptr || is_loaded("torch"))) return nullptr;
   if (torch == nullptr) torch = new Torch;
-  if (!type.is(torch->tensor)) return nb::borrow(object);
+  return type.is(torch->tensor) ? torch : nullptr;
+}
+
+/// to_dlpack exports these as the elements in their memory, which is not all that they are.
+void refuse_more_than_elements(const Torch& torch, nb::handle tensor, const char* what) {
+  if (tensor.attr(torch.requires_grad).is(Py_True) && torch.is_grad_enabled().is(Py_True)) {
+    refuse(what, "kvmesh computes no gradients: call it under torch.no_grad()");
+  }
+  if (torch.is_neg(tensor).is(Py_True)) {
+    refuse(what, "its negative bit is set: pass tensor.resolve_neg()");
+  }
+}
+
+nb::object exported(nb::handle object) {
+  const Torch* const torch = torch_of(object);
+  if (torch == nullptr) return nb::borrow(object);
   try {
     return torch->to_dlpack(object);
   } catch (const nb::python_error&) {  // a sparse one
@@ -81,6 +101,7 @@ bool take(nb::handle object, Array& array) {
 
 Tensor input(nb::handle object, const char* what) {
   Tensor tensor;
+  if (const Torch* torch = torch_of(object)) refuse_more_than_elements(*torch, object, what);
   if (!take(object, tensor.readable)) refuse(what, "not a tensor that DLPack can pass on");
   tensor.view = view_of(tensor.readable, what);
   return tensor;

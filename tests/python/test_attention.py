@@ -258,6 +258,13 @@ def test_torch_tensors_in_and_out():
         np.testing.assert_allclose(out.numpy(), expected, atol=1e-5)
         with pytest.raises(TypeError, match="q: not a tensor"):
             step.run(0, torch.from_numpy(q).to_sparse())
+        with pytest.raises(TypeError, match="q: its negative bit is set"):
+            step.run(0, torch._neg_view(torch.from_numpy(q)))
+        learned = torch.from_numpy(q).requires_grad_()
+        with pytest.raises(TypeError, match="q: kvmesh computes no gradients"):
+            step.run(0, learned)
+        with torch.no_grad():
+            step.run(0, learned, torch.from_numpy(k), torch.from_numpy(v))
 
     on_ranks(2, body)
 
