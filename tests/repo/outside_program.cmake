@@ -60,6 +60,11 @@ elseif(WAY STREQUAL shared)
   run(${CMAKE_COMMAND} --build ${WORK}/build_c)
   run(${WORK}/build_c/c_program threads)
   run(${WORK}/build_c/c_program tcp)
+  # The headers are for C++, too.
+  foreach(standard 11 17 20)
+    run(${CXX} -std=c++${standard} -pedantic -Wall -Wextra -Werror -fsyntax-only
+        -I ${WORK}/prefix/include -x c++ ${SOURCE}/docs/c_program.c)
+  endforeach()
   # The same program by pkg-config.
   file(GLOB_RECURSE package ${WORK}/prefix/*/kvmesh.pc)
   cmake_path(GET package PARENT_PATH folder)

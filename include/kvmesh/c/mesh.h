@@ -46,8 +46,26 @@ KVMESH_API void kvmesh_set_log(kvmesh_log_t function, void* context);
 KVMESH_API int32_t kvmesh_version(void);
 
 /* The first member of an options struct: kvmesh_cache_options_t options = KVMESH_INIT(options); */
+#ifdef __cplusplus
+extern "C++" {
+/* Becomes any options struct: C++ has no designated initializers before C++20, and compilers warn of
+   the members that one leaves out. */
+struct kvmesh_init {
+  size_t size;
+  template <class Options>
+  operator Options() const {
+    Options options = Options();
+    options.size = size;
+    return options;
+  }
+};
+}
+#define KVMESH_INIT(options) \
+  kvmesh_init { sizeof(options) }
+#else
 #define KVMESH_INIT(options) \
   { .size = sizeof(options) }
+#endif
 
 /* ---- Tensors ---- */
 
