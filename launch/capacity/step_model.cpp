@@ -3,16 +3,19 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 namespace kvmesh::capacity {
 namespace {
 
 constexpr double kBytesPerUs = 1e3;  // of 1 GB/s
 
-/// The GPUs in use, on as few nodes as they fill.
-Cluster part_of(const Cluster& cluster, int gpus) {
+/// The GPUs in use, on as few nodes as hold them; none if they do not divide evenly over those.
+std::optional<Cluster> part_of(const Cluster& cluster, int gpus) {
   const int per_node = std::max(1, cluster.gpus / cluster.nodes);
-  return {.gpus = gpus, .nodes = std::max(1, gpus / per_node)};
+  const int nodes = (gpus + per_node - 1) / per_node;
+  if (gpus % nodes != 0) return std::nullopt;
+  return Cluster{.gpus = gpus, .nodes = nodes};
 }
 
 /// Returns the bytes that each of `gpus` GPUs sends if all have partials of `rows` rows.
@@ -72,8 +75,9 @@ int best_parallelism(const StepModel& model, Work work, const Cluster& cluster) 
   int best = 1;
   double least = std::numeric_limits<double>::infinity();
   for (int gpus = 1; gpus <= cluster.gpus; ++gpus) {
-    if (cluster.gpus % gpus != 0) continue;
-    const double us = step_us(model, work, part_of(cluster, gpus));
+    const std::optional<Cluster> part = part_of(cluster, gpus);
+    if (cluster.gpus % gpus != 0 || !part) continue;
+    const double us = step_us(model, work, *part);
     if (us < least) best = gpus;
     least = std::min(least, us);
   }

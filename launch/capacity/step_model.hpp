@@ -56,7 +56,8 @@ double combine_us(const StepModel& model, double rows, int v_dim, const Cluster&
 double step_us(const StepModel& model, const Work& work, const Cluster& cluster);
 
 /// Returns the number of GPUs, 1 or a divisor of cluster.gpus, over which one sequence of
-/// work.context tokens alone is read fastest.
+/// work.context tokens alone is read fastest. They are on as few nodes as hold them, and divide
+/// evenly over those.
 int best_parallelism(const StepModel& model, Work work, const Cluster& cluster);
 
 /// Returns the number of tokens from which all GPUs read a sequence alone faster than one does: the

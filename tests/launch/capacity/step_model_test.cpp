@@ -69,6 +69,26 @@ TEST(StepModel, GainsFromMoreGpusUntilTheCombineCostsMore) {
   EXPECT_EQ(best_parallelism(h200(), work, {.gpus = 8}), 1);
 }
 
+// With 8 GPUs a node, 12 need two nodes: six on each.
+TEST(StepModel, RecommendsNoMoreGpusThanANodeHasIfTheNextNodeCostsMore) {
+  const StepModel model = h200();
+  Work work = kLong;
+  work.context = 16384;
+  EXPECT_LT(step_us(model, work, {.gpus = 8}), step_us(model, work, {.gpus = 12, .nodes = 2}));
+  EXPECT_EQ(best_parallelism(model, work, {.gpus = 24, .nodes = 3}), 8);
+}
+
+// 10 of 20 GPUs need three nodes of 4, over which they do not divide.
+TEST(StepModel, RecommendsAsManyGpusOnEachNode) {
+  StepModel model = h200();
+  model.node_us = 0;
+  Work work = kLong;
+  for (work.context = 1024; work.context <= kLong.context; work.context += 512) {
+    const int best = best_parallelism(model, work, {.gpus = 20, .nodes = 5});
+    EXPECT_TRUE(best <= 4 || best == 20) << best << " GPUs for " << work.context;
+  }
+}
+
 TEST(StepModel, SpreadsFromTheLengthWhereOneGpuIsAsSlowAsAll) {
   for (int gpus : {2, 8}) {
     const Cluster cluster{.gpus = gpus};
