@@ -58,6 +58,9 @@ Request mooncake_request(const std::string& text) {
   const auto ids = line.find("hash_ids");
   if (ids == line.end() || !ids->is_array()) refuse("no list hash_ids");
   for (const Json& id : *ids) {
+    // What is no number can be long, or nested deeper than dump() can go.
+    if (!id.is_number())
+      refuse(fmt::format("a hash id is no number: its type is {}", id.type_name()));
     if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= kMostBlock) {
       refuse(fmt::format("hash id {} is no number below 2^31", id.dump()));
     }

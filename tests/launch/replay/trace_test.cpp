@@ -96,6 +96,14 @@ TEST_F(TraceFile, NamesTheLineThatIsWrong) {
   EXPECT_THROW(read_trace(std::filesystem::temp_directory_path().string()), TraceError);
 }
 
+TEST_F(TraceFile, RefusesIdsOfAnyDepthAndLength) {
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  EXPECT_TRUE(
+      refusal(mooncake("0", 512, deep)).ends_with(":1: a hash id is no number: its type is array"));
+  const std::string text = '"' + std::string(100'000, 'x') + '"';
+  EXPECT_TRUE(refusal(mooncake("0", 512, text)).ends_with("its type is string"));
+}
+
 TEST_F(TraceFile, SortsDaysOfDifferentMonths) {
   const Trace trace =
       read_trace(write("TIMESTAMP,ContextTokens,GeneratedTokens\n"
