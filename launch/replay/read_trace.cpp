@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <numeric>
 #include <utility>
 
 #include "launch/replay/trace.hpp"
@@ -20,6 +20,8 @@ constexpr std::string_view kAzureHeader = "TIMESTAMP,ContextTokens,GeneratedToke
 // A prompt this long is no prompt; sums over all requests stay far below 2^63.
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 30;
 constexpr std::uint32_t kMostBlock = 1u << 31;
+// The ids of kMostTokens tokens need up to 25 MB: 2^21 times "2147483647, ".
+constexpr std::size_t kMostLineBytes = std::size_t{32} << 20;
 
 std::int64_t blocks_for(std::int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
 
@@ -101,8 +103,8 @@ double take_time(std::string_view& text) {
          (hour * 60 + minute) * 60 + second;
 }
 
-// "2023-11-16 18:17:03.9799600,4808,10"
-Request azure_request(std::string_view text, std::uint32_t& next_block) {
+// "2023-11-16 18:17:03.9799600,4808,10". Its blocks are left out.
+Request azure_request(std::string_view text) {
   if (text.ends_with('\r')) text.remove_suffix(1);
   Request request{.arrival_s = take_time(text),
                   .prompt_tokens = take_number<std::int64_t>(text, ','),
@@ -110,9 +112,23 @@ Request azure_request(std::string_view text, std::uint32_t& next_block) {
                   .blocks = {}};
   checked_tokens("ContextTokens", request.prompt_tokens, 1);
   checked_tokens("GeneratedTokens", request.answer_tokens, 0);
-  for (std::int64_t i = 0; i < blocks_for(request.prompt_tokens); ++i)
-    request.blocks.push_back(next_block++);
   return request;
+}
+
+// As std::getline, for lines of at most kMostLineBytes.
+bool next_line(std::istream& file, std::string& text) {
+  text.clear();
+  std::streambuf& buffer = *file.rdbuf();
+  constexpr int kEnd = std::char_traits<char>::eof();
+  int next = buffer.sbumpc();
+  const bool is_there = next != kEnd;
+  for (; next != kEnd && next != '\n'; next = buffer.sbumpc()) {
+    if (text.size() == kMostLineBytes) {
+      refuse(fmt::format("a line of more than {} MiB", kMostLineBytes >> 20));
+    }
+    text.push_back(static_cast<char>(next));
+  }
+  return is_there;
 }
 
 std::string stem_of(const std::string& path) {
@@ -120,29 +136,45 @@ std::string stem_of(const std::string& path) {
   return name.substr(0, name.find_last_of('.'));
 }
 
+// Adds the requests of all lines; `line` is the one that is read.
+void read_lines(std::istream& file, std::int64_t most_blocks, Trace& trace, std::int64_t& line) {
+  std::int64_t blocks = 0;
+  bool is_azure = false;
+  for (std::string text; next_line(file, text); ++line) {
+    if (line == 1 && text.starts_with(kAzureHeader)) {
+      is_azure = true;
+      continue;
+    }
+    if (text.empty() || text == "\r") continue;
+    Request request = is_azure ? azure_request(text) : mooncake_request(text);
+    const std::int64_t first = blocks;
+    blocks += blocks_for(request.prompt_tokens);
+    if (blocks > most_blocks) {
+      refuse(fmt::format("up to here the prompts have {} blocks of {} tokens, more than {}", blocks,
+                         kBlockTokens, most_blocks));
+    }
+    if (is_azure) {
+      request.blocks.resize(static_cast<std::size_t>(blocks - first));
+      std::iota(request.blocks.begin(), request.blocks.end(), static_cast<std::uint32_t>(first));
+    }
+    trace.requests.push_back(std::move(request));
+  }
+}
+
 }  // namespace
 
-Trace read_trace(const std::string& path) {
+Trace read_trace(const std::string& path, std::int64_t most_blocks) {
   if (std::filesystem::is_directory(path)) {
     throw TraceError(fmt::format("{}: is a folder, not a trace", path));
   }
   std::ifstream file(path);
   if (!file) throw TraceError(fmt::format("{}: cannot be read", path));
   Trace trace{.name = stem_of(path), .requests = {}};
-  std::uint32_t next_block = 0;
-  std::int64_t line = 0;
-  bool is_azure = false;
-  for (std::string text; std::getline(file, text);) {
-    if (++line == 1 && text.starts_with(kAzureHeader)) {
-      is_azure = true;
-      continue;
-    }
-    if (text.empty() || text == "\r") continue;
-    try {
-      trace.requests.push_back(is_azure ? azure_request(text, next_block) : mooncake_request(text));
-    } catch (const TraceError& error) {
-      throw TraceError(fmt::format("{}:{}: {}", path, line, error.what()));
-    }
+  std::int64_t line = 1;
+  try {
+    read_lines(file, most_blocks, trace, line);
+  } catch (const TraceError& error) {
+    throw TraceError(fmt::format("{}:{}: {}", path, line, error.what()));
   }
   if (trace.requests.empty()) throw TraceError(fmt::format("{}: no request in it", path));
   std::ranges::stable_sort(trace.requests, {}, &Request::arrival_s);

@@ -33,11 +33,14 @@ struct Trace {
   std::int64_t prompt_tokens() const;
 };
 
+/// The most blocks of all requests together: 4 bytes each, so 1 GiB, for 1.4e11 prompt tokens.
+inline constexpr std::int64_t kMostBlocks = std::int64_t{1} << 28;
+
 /// Reads the JSON lines of Mooncake (timestamp in ms, input_length, output_length, hash_ids) or the
 /// CSV of Azure (TIMESTAMP, ContextTokens, GeneratedTokens). Azure's traces do not say what prompts
 /// share, so no block is in two of them.
-/// @throws TraceError.
-Trace read_trace(const std::string& path);
+/// @throws TraceError, also for a line of more than 32 MiB, or more blocks than `most_blocks`.
+Trace read_trace(const std::string& path, std::int64_t most_blocks = kMostBlocks);
 
 /// Draws `requests` (0: as many as the trace had) from the statistics called `name`: "conversation"
 /// or "synthetic" (Mooncake's), "azure-code" or "azure-conversation".

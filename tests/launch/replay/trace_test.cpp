@@ -104,6 +104,29 @@ TEST_F(TraceFile, RefusesIdsOfAnyDepthAndLength) {
   EXPECT_TRUE(refusal(mooncake("0", 512, text)).ends_with("its type is string"));
 }
 
+TEST_F(TraceFile, NamesTheLineAtWhichPromptsAreTooManyTogether) {
+  const std::string two = mooncake("0", 600, "0, 1");
+  write(two + two + "\n" + two);
+  EXPECT_EQ(read_trace(path_.string(), 6).requests.size(), 3u);
+  try {
+    read_trace(path_.string(), 5);
+    FAIL() << "taken";
+  } catch (const TraceError& error) {
+    EXPECT_NE(std::string(error.what()).find(":4: up to here the prompts have 6 blocks"),
+              std::string::npos)
+        << error.what();
+  }
+}
+
+TEST_F(TraceFile, RefusesALineWithoutEnd) {
+  try {
+    read_trace("/dev/zero");
+    FAIL() << "taken";
+  } catch (const TraceError& error) {
+    EXPECT_STREQ(error.what(), "/dev/zero:1: a line of more than 32 MiB");
+  }
+}
+
 TEST_F(TraceFile, SortsDaysOfDifferentMonths) {
   const Trace trace =
       read_trace(write("TIMESTAMP,ContextTokens,GeneratedTokens\n"
