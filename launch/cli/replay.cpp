@@ -311,13 +311,14 @@ void add_replay_options(CLI::App& command, ReplayFlags& flags) {
   const auto value = [&](const char* flag, auto& into, const char* text) {
     return command.add_option(flag, into, text)->capture_default_str();
   };
-  value("--trace", flags.trace,
-        "requests of a file in Mooncake's format (JSON lines) or Azure's (CSV)");
-  value("--generate", flags.generate,
-        "without a file: draw requests with the statistics of conversation, synthetic, azure-code "
-        "or azure-conversation");
+  CLI::Option* const trace =
+      value("--trace", flags.trace,
+            "requests of a file in Mooncake's format (JSON lines) or Azure's (CSV)");
+  trace->excludes(value("--generate", flags.generate,
+                        "without a file: draw requests with the statistics of conversation, "
+                        "synthetic, azure-code or azure-conversation"));
   value("--requests", flags.requests, "the first requests to use, this many; 0: all");
-  value("--seed", flags.seed, "seed of drawn requests");
+  trace->excludes(value("--seed", flags.seed, "seed of drawn requests"));
   value("--policy", flags.policies, "orders in which pages are evicted, a row each")
       ->delimiter(',');
   value("--capacity", flags.capacities, "tokens that all ranks together hold, a row each")

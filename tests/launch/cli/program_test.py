@@ -253,6 +253,8 @@ class Generate(ProgramTest):
         for arguments, said in ((("--policy", "fifo"), "fifo"), (("--page-size", 24), "page of 24 tokens"),
                                 (("--ranks", 0), "--ranks 0"),
                                 (("--attend", -1), "--attend -1"),
+                                (("--generate", "synthetic"), "--trace excludes --generate"),
+                                (("--seed", 2), "--trace excludes --seed"),
                                 (("--dim", 32), "--dim needs --attend"), (("--device", "tpu"), "tpu"),
                                 ((*cpu, "--layers", 0), "--layers 0 is not in [1, "),
                                 ((*cpu, "--q-heads", 3, "--kv-heads", 2), "--q-heads 3 are no multiple"),
