@@ -50,6 +50,7 @@ constexpr std::int64_t kMostPerShape = 1 << 12;
 constexpr std::int64_t kMostListed = 1 << 20;
 constexpr std::int64_t kMostWindowQueries = 64;  // more are not a read of keys and values
 constexpr std::int64_t kMostGraphRows = 64;      // see PlanOptions::limits
+constexpr std::int64_t kSplitUnit = 128, kMostSplit = std::int64_t{1} << 30;  // as PlanOptions has
 constexpr std::int64_t kStateAlignment = 16, kMostStateBytes = (std::int64_t{1} << 33) - 16;
 constexpr std::int64_t kDrafts = 16;  // of each sequence, without --queries
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
@@ -242,6 +243,15 @@ std::vector<Manner> manners_of(const Flags& flags) {
   return manners;
 }
 
+std::int64_t fixed_split_of(const Flags& flags) {
+  const std::int64_t tokens = not_negative("--fixed-split", flags.fixed_split);
+  const std::int64_t unit = std::lcm(kSplitUnit, std::int64_t{flags.page_size});
+  if (tokens % unit == 0) return at_most("--fixed-split", tokens, kMostSplit);
+  throw InvalidArgument(
+      fmt::format("--fixed-split {} must be a multiple of {}: of {} tokens, and of pages of {}",
+                  tokens, unit, kSplitUnit, flags.page_size));
+}
+
 bool has_op(const Options& options, Op op) {
   return std::ranges::find(options.ops, op) != options.ops.end();
 }
@@ -341,7 +351,7 @@ Options resolve(const Flags& flags, Mesh& mesh) {
       .token_list =
           at_most("--token-list", not_negative("--token-list", flags.token_list), kMostListed),
       .tree = at_most("--tree", not_negative("--tree", flags.tree), kMostPerShape),
-      .fixed_split = not_negative("--fixed-split", flags.fixed_split),
+      .fixed_split = fixed_split_of(flags),
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),
       .rotate_bytes =

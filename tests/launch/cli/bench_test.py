@@ -244,9 +244,12 @@ class Bench(unittest.TestCase):
         for flag, words in ((["--sinks", "--shared-prefix", 8], ["--sinks", "--shared-prefix"]),
                             (["--token-list", 4, "--reproducible"], ["--token-list", "--reproducible"]),
                             (["--fixed-split", 128, "--reproducible"], ["--fixed-split", "--reproducible"]),
-                            (["--fixed-split", 100], ["fixed_split_tokens is 100", "a multiple of 128"]),
+                            (["--fixed-split", 192], ["--fixed-split 192", "a multiple of 128"]),
                             (["--tree", -1], ["--tree -1"]), (["--token-list", 2**21], ["--token-list", "is over"])):
             self.expect_one_line(run(1, *TINY, *flag), *words)
+        early = run(1, "--fixed-split", 128, "--page-size", 48)
+        self.expect_one_line(early, "--fixed-split 128", "a multiple of 384")
+        self.assertEqual(early.stdout, "")
 
     def test_steps_of_a_plan_with_limits(self):
         for ranks in (1, 2):
