@@ -122,9 +122,14 @@ bool take_listed(std::string_view text, std::vector<std::vector<std::int64_t>>& 
 // Names are a case each; lengths are one up to each "/".
 void take_lengths(const std::vector<std::string>& texts, Options& options) {
   for (const std::string& text : texts) {
-    if (!take_listed(text, options.listed)) {
-      options.lengths.push_back(named("--lengths", text, kLengths));
+    if (take_listed(text, options.listed)) continue;
+    const auto named = std::ranges::find(kLengths, text, [](Lengths of) { return name(of); });
+    if (named == kLengths.end()) {
+      throw InvalidArgument(fmt::format(
+          "--lengths '{}' is none of even, ragged, and no lengths from 1 such as 65536,7*4096",
+          text));
     }
+    options.lengths.push_back(*named);
   }
   if (options.lengths.empty() && options.listed.empty()) options.lengths = {Lengths::kEven};
   for (const std::vector<std::int64_t>& batch : options.listed) {

@@ -468,7 +468,7 @@ class Bench(unittest.TestCase):
                              (["--layers", "-1"], ["--layers -1"]),
                              (["--lengths", "odd"], ["--lengths 'odd'", "even, ragged"]),
                              (["--lengths", "7*"], ["--lengths '7*'"]), (["--lengths", "5,-3"], ["'-3'"]),
-                             (["--lengths", "0*5"], ["'0*5'"]), (["--lengths", "2*3*4"], ["'2*3*4'"]),
+                             (["--lengths", "0*5"], ["'0*5'", "no lengths from 1"]), (["--lengths", "2*3*4"], ["'2*3*4'"]),
                              (["--lengths", f"{10**9}*5"], ["--lengths", "is over"]),
                              (["--lengths", f"1,{10**12}"], ["--lengths", "is over"]),
                              (["--context", 2**53], ["--context", "is over"]),
