@@ -123,7 +123,9 @@ std::string integer_error(const std::string& text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   const std::size_t sign = text.starts_with('-') ? 1 : 0;
   const bool plain = text.size() == sign + 1 || text[std::min(sign, text.size() - 1)] != '0';
-  if (error == std::errc{} && end == text.data() + text.size() && plain) return {};
+  if (error == std::errc{} && end == text.data() + text.size()) {
+    return plain ? std::string() : fmt::format("'{}' begins with 0: leave that out", text);
+  }
   const char* kind = std::is_signed_v<Integer> ? "an integer" : "an integer from 0";
   return fmt::format("'{}' is not {} of at most {} bits", text, kind,
                      std::numeric_limits<Integer>::digits);
@@ -241,6 +243,17 @@ const CLI::App& subcommand(const CLI::App& app, std::string_view given) {
       fmt::format("there is no command '{}': did you mean '{}'?", given, closest->get_name()));
 }
 
+// Says what an argument behind `before` is: a value of that option, or of the one without a flag.
+std::string argument_behind(const CLI::App& sub, const std::string& before) {
+  const auto value_of = [](const std::string& name) { return fmt::format("a value of {}", name); };
+  const CLI::Option* const option = sub.get_option_no_throw(before);
+  if (option != nullptr && option->get_items_expected_max() > 0) return value_of(before);
+  for (const CLI::Option* any : sub.get_options()) {
+    if (any->get_positional()) return value_of(any->get_name());
+  }
+  return fmt::format("the argument behind {}", before);
+}
+
 }  // namespace
 
 void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
@@ -279,11 +292,15 @@ void check_arguments(const CLI::App& app, int argc, const char* const* argv) {
     const CLI::Option* list = sub.get_option_no_throw(argv[i - 1]);
     const bool is_list = list != nullptr && list->get_delimiter() != '\0';
     // CLI11 takes the next argument, or leaves the default as it is.
-    const bool lacks_one = (argument.starts_with("--") && argument.ends_with('=')) ||
+    const bool is_flag = argument.starts_with("--");
+    const bool lacks_one = (is_flag && argument.ends_with('=')) ||
                            (is_list && fmt::format(",{},", argument).find(",,") != argument.npos);
-    if (argument.empty() || lacks_one) {
-      throw InvalidArgument(fmt::format("a value of {} is empty",
-                                        argument.starts_with("--") ? argument : argv[i - 1]));
+    if (lacks_one) {
+      throw InvalidArgument(
+          fmt::format("a value of {} is empty", is_flag ? argument : argv[i - 1]));
+    }
+    if (argument.empty()) {
+      throw InvalidArgument(fmt::format("{} is empty", argument_behind(sub, argv[i - 1])));
     }
   }
 }

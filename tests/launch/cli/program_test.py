@@ -127,7 +127,8 @@ class Generate(ProgramTest):
         for flags, words in ((("--seed", "-1"), "--seed: '-1' is not an integer from 0"),
                              (("--seed", 2**64), "is not an integer from 0 of at most 64 bits"),
                              (("--max-tokens", 2**63), "is not an integer of at most 63 bits"),
-                             (("--top-k", 2**31), "--top-k"), (("--page-size", "010"), "'010' is not"),
+                             (("--top-k", 2**31), "--top-k"), (("--page-size", "010"), "'010' begins with 0"),
+                             (("--seed=0004",), "'0004' begins with 0"), (("--raw", ""), "the argument behind --raw is empty"),
                              (("--temperature", "1e999"), "is not a number"),
                              (("--temperature", "nan"), "is not a number"),
                              (("--seed", ""), "value of --seed is empty"), (("--temperature=",), "--temperature= is empty"),
@@ -135,6 +136,9 @@ class Generate(ProgramTest):
             self.expect_one_line(self.generate(1, "--prompt", "hi", *flags), words)
         self.expect_one_line(self.generate(1, "--prompt", "hi", "--tier-folder-bytes", 5), "requires --tier-folder")
         self.expect_one_line(run(1, "verify", "--seconds", ""), "--seconds is empty")
+        for command in (("inspect",), ("inspect", "--json"), ("import", "--model", "some"), ("export", "--raw")):
+            said = "--json" if command[-1] == "--json" else "file"
+            self.expect_one_line(run(1, *command, ""), f"a value of {said} is empty")
         self.expect_one_line(run(1, "verify", "--kv-scales", "heads"), "--kv-scales 'heads'", "per_head")
         for flag in ("--seconds", "--count"):
             self.expect_one_line(run(1, "verify", flag, 0), f"{flag}: 0 is not above 0")
