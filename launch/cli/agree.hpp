@@ -22,7 +22,8 @@ class AgreedError : public Error {
 /// Collective.
 void agree(Communicator& comm, const std::function<void()>& local);
 
-/// A value that must be the same on all ranks. Messages show its first characters.
+/// A value that must be the same on all ranks. Messages show its first characters, or of long ones
+/// those where they differ.
 struct Field {
   std::string name;
   std::string value;

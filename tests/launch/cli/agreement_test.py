@@ -33,6 +33,15 @@ class Agreement(ProgramTest):
         self.expect_one_line(prompts, "rank 1 has --prompt 'hallo'", "rank 0 has 'hello'")
         self.expect_one_line(self.run_two(common, ("info",)), "rank 1 has the command", "info", "generate")
 
+    def test_long_texts_are_shown_from_where_they_differ(self):
+        once = "once " * 30
+        first, second, short = (self.arguments("--prompt", once + end)
+                                for end in ("then, upon a time, there was a rank with a long prompt", "they, too", ""))
+        self.expect_one_line(self.run_two(first, second), "rank 1 has --prompt '...ce once once they, too', rank 0 has "
+                             "'...ce once once then, upon a time, there was a ran...'")
+        self.expect_one_line(self.run_two(first, short), "rank 1 has --prompt '... once once once ', rank 0 has "
+                             "'... once once once then, upon a time, there was a ...'")
+
     def test_what_may_differ(self):
         copy = self.damaged("copy.gguf", lambda b: b)
         done = self.run_two(self.arguments("--prompt", "hello"),
