@@ -12,6 +12,7 @@
 #include "launch/cli/agree.hpp"
 #include "launch/cli/chat.hpp"
 #include "launch/cli/host_memory.hpp"
+#include "launch/cli/inspect.hpp"
 #include "launch/cli/model.hpp"
 #include "launch/cli/report.hpp"
 #include "launch/cli/run.hpp"
@@ -165,8 +166,7 @@ class Generation {
     std::int64_t count = 0;
     agree(mesh_.world(), [&] {
       if (!speaks()) return;
-      FileSource source(options_.import_from);
-      prompt_tokens_ = inspect_sequence(source).token_ids;
+      prompt_tokens_ = inspect_file(options_.import_from).token_ids;
       count = std::ssize(prompt_tokens_);
       if (count == 0) {
         throw InvalidArgument(fmt::format("{} does not say its tokens", options_.import_from));

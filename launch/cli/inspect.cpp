@@ -4,8 +4,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "kvmesh/sequence_stream.hpp"
-
 namespace kvmesh::launch {
 namespace {
 
@@ -61,9 +59,17 @@ std::string as_json(const std::string& file, const SequenceHeader& header) {
 
 }  // namespace
 
+SequenceHeader inspect_file(const std::string& file) {
+  FileSource source(file);  // whose error has the path
+  try {
+    return inspect_sequence(source);
+  } catch (const StreamError& error) {
+    throw StreamError(error.reason(), fmt::format("{}: {}", file, error.what()));
+  }
+}
+
 int run_inspect(const std::string& file, const std::string& json, Output& out) {
-  FileSource source(file);
-  const SequenceHeader header = inspect_sequence(source);
+  const SequenceHeader header = inspect_file(file);
   if (json != "-") out.put(as_text(file, header));
   if (!json.empty()) out.write(json, as_json(file, header));
   return 0;

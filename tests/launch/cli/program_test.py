@@ -204,9 +204,11 @@ class Generate(ProgramTest):
         for content, said in ((good[:-30], "ends too early"), (good[:-30] + b"x" + good[-29:], "checksum"),
                               (b"x" + good[1:], "not a stream of kvmesh"), (b"", "ends too early"), (good + good, "behind its end")):
             file.write_bytes(content)
-            self.expect_one_line(run(1, "inspect", file), said)
+            self.expect_one_line(run(1, "inspect", file), f"{file}: ", said)
             for ranks in (1, 3):
-                self.expect_one_line(run(ranks, "import", *flags, file), said)
+                self.expect_one_line(run(ranks, "import", *flags, file), f"{file}: ", said)
+        for command in (("inspect",), ("import", *flags)):
+            self.expect_one_line(run(1, *command, self.folder.name), f"{self.folder.name}: ", "Is a directory")
         file.write_bytes(good)
         self.expect_one_line(run(2, "import", *flags, "--kv-dtype", "float32", file), "float32", "bfloat16")
         self.expect_one_line(run(2, "export", *flags, *prompt, "/nowhere/file"), "/nowhere/file")
