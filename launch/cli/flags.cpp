@@ -48,7 +48,8 @@ void add_prompt_options(CLI::App& command, Flags& flags) {
                   "the text to answer; give it again for each later turn of a conversation")
       ->required()
       ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);  // what follows the text is another argument
   command.add_flag("--raw", flags.raw, "continue the prompts as they are, without the chat format");
 }
 

@@ -134,6 +134,7 @@ class Generate(ProgramTest):
                              (("--seed", ""), "value of --seed is empty"), (("--temperature=",), "--temperature= is empty"),
                              (("--json", ""), "--json is empty"), (("--prompt", ""), "--prompt is empty")):
             self.expect_one_line(self.generate(1, "--prompt", "hi", *flags), words)
+        self.expect_one_line(self.generate(1, "--prompt", "hi", "you"), "not expected: you")
         self.expect_one_line(self.generate(1, "--prompt", "hi", "--tier-folder-bytes", 5), "requires --tier-folder")
         self.expect_one_line(run(1, "verify", "--seconds", ""), "--seconds is empty")
         for command in (("inspect",), ("inspect", "--json"), ("import", "--model", "some"), ("export", "--raw")):
