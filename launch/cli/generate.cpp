@@ -249,6 +249,9 @@ class Generation {
       report.combine_bytes = launch::sum_over_ranks(mesh_.world(), mesh_.kv_comm().sent_bytes());
     }
     const KvCache& cache = generator_->cache();
+    report.command = !options_.export_to.empty()     ? "export"
+                     : !options_.import_from.empty() ? "import"
+                                                     : "generate";
     report.model = options_.model;
     report.cache = cache.options();
     report.pages.assign(generator_->pages().begin(), generator_->pages().end());

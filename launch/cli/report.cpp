@@ -113,7 +113,7 @@ std::string describe_check(int ranks, bool same) {
 
 std::string to_json(const GenerateReport& report) {
   nlohmann::ordered_json json{
-      {"program", "kvmesh generate"},
+      {"program", "kvmesh " + report.command},
       {"version", KVMESH_VERSION},
       {"model", report.model},
       {"ranks", report.kv_parallel * report.head_parallel},

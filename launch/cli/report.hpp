@@ -1,4 +1,4 @@
-// The report of `kvmesh generate`.
+// The report of `kvmesh generate`, `export` and `import`.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,7 @@ struct GenerateReport {
     Run run;
     std::string text;
   };
+  std::string command;  ///< generate, export or import
   std::string model;
   std::vector<Turn> turns;  ///< of the conversation
   CacheOptions cache;

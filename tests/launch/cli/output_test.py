@@ -92,6 +92,13 @@ class Output(ProgramTest):
             self.assertNotEqual(done.stdout, "")
             self.assertEqual(json.loads(file.read_text())["program"], f"kvmesh {arguments[0]}")
 
+    def test_results_name_the_command_that_wrote_them(self):
+        file = pathlib.Path(self.folder.name) / "sequence"
+        flags = ("--device", "cpu", "--model", self.model, "--json")
+        for command in (("export", "--prompt", "hello", file, *flags), ("import", file, *flags), ("inspect", file, "--json")):
+            done = run(1, *command)
+            self.assertEqual(json.loads(done.stdout)["program"], f"kvmesh {command[0]}", done.stderr)
+
     def test_errors_begin_on_a_fresh_line(self):
         short = self.generate(1, "--prompt", "hello", "--pages-per-rank", 1, "--page-size", 32, tokens=60,
                               stderr=subprocess.STDOUT)
