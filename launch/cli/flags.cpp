@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <chrono>
 #include <cmath>
@@ -15,6 +16,7 @@
 #include <utility>
 
 #include "launch/cli/help.hpp"
+#include "launch/cli/paths.hpp"
 
 namespace kvmesh::launch {
 namespace {
@@ -164,6 +166,20 @@ std::vector<Field> fields_of(const CLI::App& command) {
   return fields;
 }
 
+// @throws InvalidArgument if the command would overwrite what it reads or writes.
+void check_files(const Flags& flags) {
+  const std::array outputs{NamedPath{"--json", flags.json == "-" ? "" : flags.json},
+                           NamedPath{"the file of export", flags.generate.export_to}};
+  const std::array inputs{NamedPath{"--model", flags.generate.model},
+                          NamedPath{"--model", flags.capacity.model},
+                          NamedPath{"--trace", flags.replay.trace},
+                          NamedPath{"--tier-folder", flags.generate.generator.tiers.directory},
+                          NamedPath{"--tier-folder", flags.replay.tier_folder},
+                          NamedPath{"the file of import", flags.generate.import_from},
+                          NamedPath{"the file of inspect", flags.inspect}};
+  check_outputs(outputs, inputs);
+}
+
 // Converts the names in the flags' values. @throws InvalidArgument.
 void resolve(Flags& flags) {
   flags.generate.chat = !flags.raw;
@@ -263,6 +279,7 @@ void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
     CLI::App& sub = *app.add_subcommand(name, text);
     sub.callback([&sub, &flags, &command] {
       resolve(flags);
+      check_files(flags);
       command = {sub.get_name(), mesh_options(flags), fields_of(sub)};
     });
     return sub;

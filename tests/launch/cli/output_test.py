@@ -99,6 +99,39 @@ class Output(ProgramTest):
             done = run(1, *command)
             self.assertEqual(json.loads(done.stdout)["program"], f"kvmesh {command[0]}", done.stderr)
 
+    def test_what_a_command_reads_or_writes_is_not_overwritten(self):
+        folder = pathlib.Path(self.folder.name)
+        kept = {name: folder / name for name in ("kept.gguf", "kept.jsonl", "kept")}
+        kept["kept.gguf"].write_bytes(self.model.read_bytes())
+        kept["kept.jsonl"].write_bytes(SAMPLE_TRACE.read_bytes())
+        model, trace, file = kept.values()
+        flags = ("--device", "cpu", "--model", model)
+        self.assertEqual(run(1, "export", *flags, "--prompt", "hi", file).returncode, 0)
+        (folder / "link").symlink_to(file)
+        (folder / "hard").hardlink_to(model)
+        (folder / "later").symlink_to("new")
+        before = {path: path.read_bytes() for path in kept.values()}
+        export = ("export", *flags, "--prompt", "hi")
+        for words, names in (((*export, "new", "--json", "new"), ("--json", "export")),
+                             ((*export, "new", "--json", "./new"), ("--json", "export")),
+                             ((*export, "later", "--json", "new"), ("--json", "export")),
+                             ((*export, model), ("export", "--model")),
+                             (("generate", *flags, "--prompt", "hi", "--json", model), ("--json", "--model")),
+                             (("generate", *flags, "--prompt", "hi", "--json", "hard"), ("--json", "--model")),
+                             (("import", *flags, file, "--json", "kept"), ("--json", "import")),
+                             (("inspect", file, "--json", "link"), ("--json", "inspect")),
+                             (("plan-capacity", "--model", model, "--json", model), ("--json", "--model")),
+                             (("replay", "--trace", trace, "--json", trace), ("--json", "--trace"))):
+            done = run(1, *words, cwd=folder)
+            self.expect_one_line(done, *names, "are the same file")
+            self.assertEqual(done.stdout, "")
+        self.assertFalse((folder / "new").exists())
+        self.assertEqual({path: path.read_bytes() for path in kept.values()}, before)
+        good = run(1, "inspect", file, "--json", "new", cwd=folder)
+        self.assertEqual(good.returncode, 0, good.stderr)
+        nowhere = run(1, *export, folder / "new", "--json", "/dev/null")
+        self.assertEqual(nowhere.returncode, 0, nowhere.stderr)
+
     def test_errors_begin_on_a_fresh_line(self):
         short = self.generate(1, "--prompt", "hello", "--pages-per-rank", 1, "--page-size", 32, tokens=60,
                               stderr=subprocess.STDOUT)

@@ -1,0 +1,19 @@
+// The files that a command line names.
+#pragma once
+
+#include <span>
+#include <string>
+
+namespace kvmesh::launch {
+
+struct NamedPath {
+  std::string name;  ///< of the flag
+  std::string path;  ///< empty: the flag was not given
+};
+
+/// @throws InvalidArgument if one of the outputs is the same file as another of them or as one of
+/// the inputs, by this or another path. Devices and pipes may be the same: they keep nothing that
+/// could be overwritten.
+void check_outputs(std::span<const NamedPath> outputs, std::span<const NamedPath> inputs);
+
+}  // namespace kvmesh::launch
