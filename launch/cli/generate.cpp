@@ -14,6 +14,7 @@
 #include "launch/cli/host_memory.hpp"
 #include "launch/cli/inspect.hpp"
 #include "launch/cli/model.hpp"
+#include "launch/cli/paths.hpp"
 #include "launch/cli/report.hpp"
 #include "launch/cli/run.hpp"
 
@@ -204,6 +205,7 @@ class Generation {
       model_.emplace(options_.model);
       shape_ = engine::llama_shape(model_->file);
       check_vocabulary(*model_, shape_);
+      check_tier_folder(options_.generator.tiers.directory);
     });
     agree_on_content(mesh_, *model_);
     if (!options_.import_from.empty()) read_tokens();

@@ -1,7 +1,10 @@
 #include "launch/cli/paths.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 
@@ -42,6 +45,23 @@ void check_outputs(std::span<const NamedPath> outputs, std::span<const NamedPath
     for (const NamedPath& other : outputs.subspan(i + 1)) check_apart(outputs[i], other);
     for (const NamedPath& input : inputs) check_apart(outputs[i], input);
   }
+}
+
+void check_tier_folder(const std::string& folder) {
+  if (folder.empty()) return;
+  const auto check = [&](const std::error_code& error) {
+    if (!error) return;
+    throw InvalidArgument(
+        fmt::format("--tier-folder {} cannot be written: {}", folder, error.message()));
+  };
+  std::error_code error;
+  fs::create_directories(folder, error);
+  check(error);
+  std::string file = folder + "/kvmesh-XXXXXX";
+  const int descriptor = ::mkstemp(file.data());
+  if (descriptor < 0) check({errno, std::generic_category()});
+  ::close(descriptor);
+  ::unlink(file.c_str());
 }
 
 }  // namespace kvmesh::launch

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "kvmesh/device_memory.hpp"
+#include "launch/cli/paths.hpp"
 #include "launch/cli/tier_report.hpp"
 #include "launch/replay/allocator_only.hpp"
 #include "launch/replay/attend.hpp"
@@ -47,6 +48,7 @@ void check(const ReplayFlags& flags) {
   in_range("--requests", flags.requests, 0, 1 << 24);
   in_range("--attend", flags.attend, 0, std::numeric_limits<std::int64_t>::max());
   in_range("--ranks", flags.ranks, 1, PageId::kMaxRanks);
+  check_tier_folder(flags.tier_folder);
 }
 
 // @throws InvalidArgument, also if no cache has the shape.

@@ -7,6 +7,7 @@ program_test.py KVMESH MAKE_TINY_MODEL MPIEXEC
 import json
 import pathlib
 import re
+import shutil
 import struct
 import tempfile
 import unittest
@@ -87,9 +88,17 @@ class Generate(ProgramTest):
                 done = self.generate(ranks, *turn, "--tier-folder", folder)
                 self.assertEqual((done.stdout, done.returncode), (plain.stdout, 0), done.stderr)
                 self.assertRegex(done.stderr, rf"file tier: {stores} pages stored, {loads} loaded, 0 dropped")
-        nowhere = self.generate(2, *turn, "--tier-folder", "/proc/nowhere")  # counted, and no error
-        self.assertEqual((nowhere.stdout, nowhere.returncode), (plain.stdout, 0), nowhere.stderr)
-        self.assertRegex(nowhere.stderr, r"[1-9]\d* calls of the system failed")
+            (of_model,) = pathlib.Path(folder).iterdir()
+            shutil.rmtree(of_model)
+            of_model.touch()  # so that no page can be stored, which is counted and no error
+            done = self.generate(2, *turn, "--tier-folder", folder)
+            self.assertEqual((done.stdout, done.returncode), (plain.stdout, 0), done.stderr)
+            self.assertRegex(done.stderr, r"[1-9]\d* calls of the system failed")
+            for ranks in (1, 2):
+                for useless, reason in ((of_model, "Not a directory"), ("/proc/nowhere", "No such file"), ("/proc/self", "")):
+                    done = self.generate(ranks, *turn, "--tier-folder", useless)
+                    self.expect_one_line(done, f"--tier-folder {useless} cannot be written: {reason}")
+                    self.assertEqual(done.stdout, "")
         held = self.generate(2, *turn, "--host-tier-bytes", 1 << 20)
         self.assertEqual((held.stdout, held.returncode), (plain.stdout, 0), held.stderr)
 
@@ -257,7 +266,8 @@ class Generate(ProgramTest):
         self.assertGreater(row["tiers"]["pages_back"], 0)
         self.assertEqual(row["tiers"]["host"]["loads"], row["tiers"]["pages_back"])
         self.assertEqual(row["attend"]["verdict"], "")
-        for arguments, said in ((("--policy", "fifo"), "fifo"), (("--page-size", 24), "page of 24 tokens"),
+        for arguments, said in ((("--tier-folder", "/proc/self", "--tier-folder-tokens", 4096), "/proc/self cannot be written"),
+                                (("--policy", "fifo"), "fifo"), (("--page-size", 24), "page of 24 tokens"),
                                 (("--ranks", 0), "--ranks 0"),
                                 (("--attend", -1), "--attend -1"),
                                 (("--generate", "synthetic"), "--trace excludes --generate"),
