@@ -62,7 +62,7 @@ ChildProcess::ChildProcess(const std::vector<std::string>& command) {
 
 ChildProcess::~ChildProcess() {
   if (id_ > 0) {
-    ::kill(id_, SIGKILL);
+    kill();
     while (::waitpid(id_, nullptr, 0) < 0 && errno == EINTR) {
     }
   }
@@ -92,6 +92,14 @@ std::optional<std::string> ChildProcess::read_line() {
   read_.erase(0, end + 1);
   return line;
 }
+
+bool ChildProcess::is_stopped() const {
+  siginfo_t stopped{};
+  return ::waitid(P_PID, static_cast<id_t>(id_), &stopped, WSTOPPED | WNOHANG | WNOWAIT) == 0 &&
+         stopped.si_pid == id_;
+}
+
+void ChildProcess::kill() { ::kill(id_, SIGKILL); }
 
 std::string ChildProcess::wait(int& status) {
   ::shutdown(socket_, SHUT_WR);

@@ -32,6 +32,10 @@ class ChildProcess {
   bool send(std::string_view text);
   /// Blocks until a whole line has come; returns it without its end. Empty: no line will come.
   std::optional<std::string> read_line();
+  /// Whether a signal has stopped the process, so that it does nothing until SIGCONT.
+  bool is_stopped() const;
+  /// Ends the process at once, also a stopped one; wait() is then short.
+  void kill();
   /// Ends the process's input and waits until the process has ended. Returns how it ended: "exit
   /// status 2", "signal 11 (Segmentation fault)"; and sets `status` to its exit status, or to 128 +
   /// the signal. Blocks.

@@ -125,7 +125,7 @@ std::optional<int> run_verify_apart(const Command& command, const Flags& flags, 
   if (place.jobs == 1) return std::nullopt;
   check_device(command.mesh);
   return run_verify_jobs(worker_command(place, flags.threads, flags.timeout_s), place, flags.verify,
-                         flags.json, out);
+                         flags.timeout_s, flags.json, out);
 }
 
 int run_on_ranks(const Command& command, const Flags& flags, const std::string& line,

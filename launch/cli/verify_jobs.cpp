@@ -32,13 +32,14 @@ int usable_cores() {
 struct Job {
   explicit Job(const std::vector<std::string>& command) : process(command) {}
   ChildProcess process;
-  std::optional<std::uint64_t> seed{};  // of the case that it runs
+  std::optional<std::uint64_t> seed{};         // of the case that it runs
+  std::optional<Clock::time_point> stopped{};  // when that was first seen, if it is
 };
 
 class Jobs {
  public:
-  Jobs(const VerifyPlace& place, const VerifyOptions& options, Output& out)
-      : place_(place), seeds_(options), out_(out) {}
+  Jobs(const VerifyPlace& place, const VerifyOptions& options, int timeout_s, Output& out)
+      : place_(place), seeds_(options), timeout_s_(timeout_s), out_(out) {}
 
   // Returns the exit status of a worker that ended before it was ready.
   std::optional<int> start(const std::vector<std::string>& command) {
@@ -54,6 +55,7 @@ class Jobs {
     for (const auto& job : jobs_) give(*job);
     while (is_busy()) {
       for (Job* job : wait_for_lines()) take_line(*job);
+      for (const auto& job : jobs_) check_goes_on(*job);
       totals_.signal = std::max(totals_.signal, interrupt());
     }
   }
@@ -83,7 +85,7 @@ class Jobs {
     if (job.seed) job.process.send(fmt::format("{}\n", *job.seed));  // a failure shows as its end
   }
 
-  // Blocks until a busy worker has written, has ended, or a signal has come.
+  // Blocks until a busy worker has written, has ended, or a signal has come, at most a second.
   std::vector<Job*> wait_for_lines() {
     std::vector<Job*> busy, ready;
     std::vector<pollfd> polled;
@@ -93,7 +95,7 @@ class Jobs {
       if (job->process.has_line()) ready.push_back(job.get());
       polled.push_back({.fd = job->process.descriptor(), .events = POLLIN, .revents = 0});
     }
-    if (!ready.empty() || ::poll(polled.data(), polled.size(), -1) < 0) return ready;
+    if (!ready.empty() || ::poll(polled.data(), polled.size(), 1000) < 0) return ready;
     for (std::size_t i = 0; i < busy.size(); ++i) {
       if (polled[i].revents != 0) ready.push_back(busy[i]);
     }
@@ -110,11 +112,25 @@ class Jobs {
     give(job);
   }
 
-  void lose(Job& job) {
+  // Kills a worker that is stopped for too long. One that takes long, as for kernels, is left
+  // alone.
+  void check_goes_on(Job& job) {
+    if (!job.seed || !job.process.is_stopped()) {
+      job.stopped.reset();
+    } else if (!job.stopped) {
+      job.stopped = Clock::now();
+    } else if (seconds_since(*job.stopped) >= timeout_s_) {
+      job.process.kill();
+      lose(job, fmt::format("was stopped for {} s, and killed", timeout_s_));
+    }
+  }
+
+  void lose(Job& job, std::string how = {}) {
     int status = 0;
-    const std::string how = job.process.wait(status);
+    const std::string end = job.process.wait(status);
+    if (how.empty()) how = "ended: " + end;
     totals_.add({.seed = *job.seed, .failed = true});
-    out_.tell(fmt::format("verify: the process of seed {} ended: {}\n  again: {}\n", *job.seed, how,
+    out_.tell(fmt::format("verify: the process of seed {} {}\n  again: {}\n", *job.seed, how,
                           command_for(place_, *job.seed)));
     job.seed.reset();
     has_lost_one_ = true;
@@ -124,6 +140,7 @@ class Jobs {
 
   const VerifyPlace& place_;
   SeedRange seeds_;
+  int timeout_s_;
   Output& out_;
   Clock::time_point start_ = Clock::now();
   std::vector<std::unique_ptr<Job>> jobs_;
@@ -165,8 +182,9 @@ std::vector<std::string> worker_command(const VerifyPlace& place, int threads, i
 }
 
 int run_verify_jobs(const std::vector<std::string>& command, const VerifyPlace& place,
-                    const VerifyOptions& options, const std::string& json, Output& out) {
-  Jobs jobs(place, options, out);
+                    const VerifyOptions& options, int timeout_s, const std::string& json,
+                    Output& out) {
+  Jobs jobs(place, options, timeout_s, out);
   catch_interrupts();
   if (const std::optional<int> failed = jobs.start(command)) return *failed;
   jobs.run();

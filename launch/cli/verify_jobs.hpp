@@ -25,10 +25,12 @@ std::vector<std::string> worker_command(const VerifyPlace& place, int threads, i
 
 /// Runs `place.jobs` workers, each started by `command`, and writes the result as run_verify does.
 /// A worker that ends by itself counts as a failure of the case that it ran, and ends the run after
-/// the others' cases. SIGINT and SIGTERM stop the run in the same way. Returns run_verify's exit
-/// status; that of the first worker if it ends before it has begun: it has printed why. Blocks.
+/// the others' cases; so does one that a signal has stopped for `timeout_s` seconds, which is
+/// killed. SIGINT and SIGTERM stop the run in the same way. Returns run_verify's exit status; that
+/// of the first worker if it ends before it has begun: it has printed why. Blocks.
 int run_verify_jobs(const std::vector<std::string>& command, const VerifyPlace& place,
-                    const VerifyOptions& options, const std::string& json, Output& out);
+                    const VerifyOptions& options, int timeout_s, const std::string& json,
+                    Output& out);
 
 /// A worker: runs the cases whose seeds come on standard input, on `ranks` threads of this process
 /// (0: on one rank), and writes each outcome to standard output. Ends with its input, and with the

@@ -59,6 +59,31 @@ class Jobs(ProgramTest):
         self.assertRegex(stderr, r"verify: the process of seed (\d+) ended: signal 9 \(Killed\)\n"
                                  r"  again: kvmesh verify --device cpu --seed \1 --count 1\n")
 
+    def test_a_worker_that_stops_is_a_failure_of_its_case(self):
+        process = self.start("--seed", "7", "--timeout", "2")
+        stopped = self.workers(process)[1]
+        os.kill(stopped, signal.SIGSTOP)
+        stdout, stderr = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 1, stderr)
+        self.assertRegex(stdout, r"in 3 processes: 1 FAILED\n$")
+        self.assertRegex(stderr, r"verify: the process of seed (\d+) was stopped for 2 s, and killed\n"
+                                 r"  again: kvmesh verify --device cpu --seed \1 --count 1\n")
+        self.assertFalse(is_running(stopped))
+
+    def test_a_worker_that_goes_on_is_no_failure(self):
+        process = self.start("--timeout", "4")
+        for _ in range(2):  # longer than that together
+            for worker in self.workers(process):
+                os.kill(worker, signal.SIGSTOP)
+            time.sleep(2.5)
+            for worker in self.workers(process):
+                os.kill(worker, signal.SIGCONT)
+            time.sleep(1.5)
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=30)
+        self.assertRegex(stdout, r"interrupted: all right\n$")
+        self.assertNotIn("stopped", stderr)
+
     def test_an_interrupt_ends_all_with_the_total(self):
         for send in (lambda process: process.send_signal(signal.SIGTERM),
                      lambda process: os.killpg(process.pid, signal.SIGTERM)):  # as a terminal does

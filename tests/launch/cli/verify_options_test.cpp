@@ -47,7 +47,7 @@ std::pair<int, std::string> run_script(const std::string& script, std::int64_t c
   const std::string file = ::testing::TempDir() + "verify_jobs.json";
   Output out;
   const int status = run_verify_jobs({"/bin/sh", "-c", script}, {.jobs = 2},
-                                     {.count = count, .seed = 1}, file, out);
+                                     {.count = count, .seed = 1}, 60, file, out);
   std::ifstream json(file);
   std::string text{std::istreambuf_iterator<char>(json), {}};
   std::remove(file.c_str());
@@ -85,7 +85,7 @@ TEST(VerifyJobs, ACrashIsAFailureOfItsCase) {
 TEST(VerifyJobs, AWorkerThatCannotBeginGivesItsStatus) {
   EXPECT_EQ(run_script("exit 2", 3).first, 2);
   Output out;
-  EXPECT_THROW(run_verify_jobs({"/nowhere"}, {.jobs = 2}, {.count = 3}, "", out), Error);
+  EXPECT_THROW(run_verify_jobs({"/nowhere"}, {.jobs = 2}, {.count = 3}, 60, "", out), Error);
 }
 
 TEST(VerifyJobs, AreOnePerCaseAtMost) {
