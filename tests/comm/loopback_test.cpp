@@ -1,15 +1,13 @@
 // The loopback ranks' own behaviour: a failing rank ends its peers' waits, and the first error
 // wins.
 #include <gtest/gtest.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
 
 #include "kvmesh/communicator.hpp"
+#include "tests/support/few_threads.hpp"
 
 namespace kvmesh {
 namespace {
@@ -64,12 +62,8 @@ TEST(Loopback, RejectsZeroRanks) {
 }
 
 // Returns 0 if a run ends at once with OutOfThreads where the system starts fewer threads than it
-// has ranks. Runs in a process of its own, to which the limit applies. Root has no limit.
+// has ranks; else a number for the failure.
 int refused_without_enough_threads() {
-  constexpr uid_t kNobody = 65534;
-  if (getuid() == 0 && setuid(kNobody) != 0) return 77;
-  const rlimit one_more{2, 2};
-  if (setrlimit(RLIMIT_NPROC, &one_more) != 0) return 77;
   try {
     run_loopback(3, [](Communicator& comm) { barrier(comm); });
     return 1;
@@ -81,20 +75,7 @@ int refused_without_enough_threads() {
 }
 
 TEST(Loopback, FailsAtOnceIfTheSystemStartsTooFewThreads) {
-#if defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "ThreadSanitizer has a thread of its own, and ends where it cannot start one";
-#endif
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    alarm(20);
-    _exit(refused_without_enough_threads());
-  }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  ASSERT_TRUE(WIFEXITED(status)) << "it hung or crashed: signal " << WTERMSIG(status);
-  if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "the limit cannot be set here";
-  EXPECT_EQ(WEXITSTATUS(status), 0);
+  test::expect_with_few_threads(2, refused_without_enough_threads);
 }
 
 TEST(SingleCommunicator, IsAGroupOfOneThatSendsNothing) {

@@ -1,9 +1,6 @@
 #include "kvmesh/thread_pool.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -13,6 +10,7 @@
 #include <vector>
 
 #include "kvmesh/error.hpp"
+#include "tests/support/few_threads.hpp"
 
 namespace kvmesh {
 namespace {
@@ -41,13 +39,8 @@ TEST(ThreadPool, HasSomeThreads) {
 }
 
 // Returns 0 if a pool of several threads is refused at once where the user may start none, and
-// leaves nothing behind; else a number for the failure. Runs in a process of its own, to which the
-// limit applies. Root has no limit.
+// leaves nothing behind; else a number for the failure.
 int refused_without_threads() {
-  constexpr uid_t kNobody = 65534;
-  if (getuid() == 0 && setuid(kNobody) != 0) return 77;
-  const rlimit none{0, 0};
-  if (setrlimit(RLIMIT_NPROC, &none) != 0) return 77;
   try {
     ThreadPool pool(4);
     return 1;
@@ -60,20 +53,7 @@ int refused_without_threads() {
 }
 
 TEST(ThreadPool, FailsAtOnceIfTheSystemStartsNoThreads) {
-#if defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "ThreadSanitizer has a thread of its own, and ends where it cannot start one";
-#endif
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    alarm(20);
-    _exit(refused_without_threads());
-  }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  ASSERT_TRUE(WIFEXITED(status)) << "it hung or crashed: signal " << WTERMSIG(status);
-  if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "the limit cannot be set here";
-  EXPECT_EQ(WEXITSTATUS(status), 0);
+  test::expect_with_few_threads(0, refused_without_threads);
 }
 
 TEST(ThreadPool, SleepsWhenIdle) {
