@@ -97,6 +97,8 @@ Stream stream_of(nb::handle object, Device device);
 /// Returns an array for results: of torch if `like` is torch's, else of numpy, in float32 or
 /// `like`'s type.
 nb::object make_array(nb::handle like, std::initializer_list<std::int64_t> shape, bool float32);
+/// Returns a function of kvmesh/_arrays.py.
+nb::object from_arrays(const char* name);
 
 /// A tensor of the caller's own library, which is of any type to type checkers.
 inline nb::any of_any_type(nb::handle object) { return nb::borrow<nb::any>(object); }

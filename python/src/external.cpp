@@ -104,7 +104,7 @@ Numbers numbers_of(nb::handle object, const char* what) {
     numbers.columns = columns_of(numbers.there->array);
     return numbers;
   }
-  const nb::object array = nb::module_::import_("kvmesh._arrays").attr("for_table")(object, what);
+  const nb::object array = call(from_arrays("for_table"), object, what);
   const auto ints = nb::cast<nb::ndarray<const std::int32_t, nb::device::cpu>>(array);
   numbers.values.assign(ints.data(), ints.data() + ints.size());
   numbers.columns = columns_of(ints);

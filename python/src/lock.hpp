@@ -3,6 +3,7 @@
 
 #include <Python.h>
 #include <cxxabi.h>
+#include <nanobind/nanobind.h>
 #include <unistd.h>
 
 namespace kvmesh::python {
@@ -18,6 +19,14 @@ auto asleep_at_exit(const Body& body) {
   } catch (const abi::__forced_unwind&) {
     for (;;) pause();
   }
+}
+
+/// Calls a function that may be written in Python: other threads get Python's lock meanwhile, so
+/// this one may be ended inside. `function` and `args` outlive the call, since their ends need the
+/// lock.
+template <class... Args>
+nanobind::object call(nanobind::handle function, const Args&... args) {
+  return asleep_at_exit([&] { return function(args...); });
 }
 
 /// Other threads of Python run while it exists, if this one has Python's lock. At the end of the

@@ -56,10 +56,12 @@ MeshOptions mesh_options(std::string_view device, int head_parallel, int threads
   return options;
 }
 
-nb::object groups() { return nb::module_::import_("kvmesh._groups"); }
+nb::object from_groups(const char* name) {
+  return nb::module_::import_("kvmesh._groups").attr(name);
+}
 
 Mesh over_mpi(nb::handle comm, const MeshOptions& options) {
-  const auto address = nb::cast<std::uintptr_t>(groups().attr("address_of")(comm));
+  const auto address = nb::cast<std::uintptr_t>(call(from_groups("address_of"), comm));
   const WithoutPythonsLock others_run;
   return Mesh(make_mpi_communicator(reinterpret_cast<const void*>(address)), options);
 }
@@ -76,7 +78,7 @@ Mesh over_tcp(const Meeting& meeting, const MeshOptions& options) {
     throw InvalidArgument("a rendezvous takes rank and size, too");
   }
   const auto [host, port] = nb::cast<std::pair<std::string, std::uint16_t>>(
-      groups().attr("host_and_port")(*meeting.rendezvous));
+      call(from_groups("host_and_port"), *meeting.rendezvous));
   TcpOptions tcp{.rank = *meeting.rank, .size = *meeting.size, .host = host, .port = port};
   tcp.secret = meeting.secret;
   tcp.deadline = options.deadline.value_or(tcp.deadline);
@@ -106,7 +108,7 @@ Mesh make_mesh(nb::handle comm, nb::handle group, Meeting meeting, const MeshOpt
   if (!group.is_none()) {
     std::tie(meeting.rank, meeting.size, meeting.rendezvous, meeting.secret) =
         nb::cast<std::tuple<int, int, std::string, std::string>>(
-            groups().attr("meeting_of")(group));
+            call(from_groups("meeting_of"), group));
   }
   return meeting.rendezvous ? over_tcp(meeting, options) : from_launcher(options);
 }
@@ -123,7 +125,7 @@ void on_threads(int ranks, nb::callable body, std::string_view device, int head_
         const nb::object held = nb::cast(PyMesh(std::move(mesh)), nb::rv_policy::move);
         const auto end = [&] { nb::cast<PyMesh&>(held).close(); };
         try {
-          asleep_at_exit([&] { body(held); });
+          call(body, held);
         } catch (...) {
           end();
           throw;

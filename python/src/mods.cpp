@@ -20,7 +20,7 @@ struct PyBuffer {
 std::optional<Expr> try_expr(nb::handle value) {
   if (nb::isinstance<Expr>(value)) return nb::cast<Expr>(value);
   // Arrays of one element, which Python would convert to an index, whatever they hold.
-  if (nb::hasattr(value, "item")) return try_expr(value.attr("item")());
+  if (nb::hasattr(value, "item")) return try_expr(call(value.attr("item")));
   if (PyBool_Check(value.ptr())) return Expr(value.is(Py_True));
   if (PyIndex_Check(value.ptr())) {
     const auto index = nb::steal(PyNumber_Index(value.ptr()));
@@ -125,7 +125,7 @@ std::vector<bool> bools_of(const nb::ndarray<nb::ro, nb::c_contig, nb::device::c
 
 PyBuffer make_buffer(nb::object object) {
   // numpy makes a contiguous copy of the right type from any array.
-  const nb::object array = nb::module_::import_("kvmesh._arrays").attr("for_buffer")(object);
+  const nb::object array = call(from_arrays("for_buffer"), object);
   const auto data = nb::cast<nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>>(array);
   const bool is_table = data.ndim() == 2;
   const auto row = is_table ? static_cast<std::int32_t>(data.shape(1)) : 1;
@@ -188,13 +188,13 @@ void set_buffer(PyBuffer& buffer, nb::object object) {
 
 MaskMod trace_mask(nb::handle function) {
   return MaskMod([&](const Expr& b, const Expr& h, const Expr& q, const Expr& kv) {
-    return to_expr(function(b, h, q, kv));
+    return to_expr(call(function, b, h, q, kv));
   });
 }
 
 ScoreMod trace_score(nb::handle function) {
   return ScoreMod([&](const Expr& score, const Expr& b, const Expr& h, const Expr& q,
-                      const Expr& kv) { return to_expr(function(score, b, h, q, kv)); });
+                      const Expr& kv) { return to_expr(call(function, score, b, h, q, kv)); });
 }
 
 void bind_functions(nb::module_& module) {

@@ -94,10 +94,14 @@ bool take(nb::handle object, Array& array) {
   // ml_dtypes' bfloat16: numpy exports no such type.
   if (!nb::hasattr(object, "view") || !nb::hasattr(object, "dtype")) return false;
   if (!nb::str(object.attr("dtype")).equal(nb::str("bfloat16"))) return false;
-  return nb::try_cast(object.attr("view")("uint16"), array, false);
+  return nb::try_cast(call(object.attr("view"), "uint16"), array, false);
 }
 
 }  // namespace
+
+nb::object from_arrays(const char* name) {
+  return nb::module_::import_("kvmesh._arrays").attr(name);
+}
 
 Tensor input(nb::handle object, const char* what) {
   Tensor tensor;
@@ -116,7 +120,7 @@ Tensor output(nb::handle object, const char* what) {
 
 std::optional<GpuNumbers> numbers_on_gpu(nb::handle object, const char* what) {
   if (!nb::hasattr(object, "__dlpack_device__")) return std::nullopt;
-  const nb::object device = object.attr("__dlpack_device__")();
+  const nb::object device = call(object.attr("__dlpack_device__"));
   if (nb::cast<int>(device[0]) != nb::device::cuda::value) return std::nullopt;
   GpuNumbers numbers{.array = {}, .device = {DeviceKind::kCuda, nb::cast<int>(device[1])}};
   if (!nb::try_cast(exported(object), numbers.array, false)) {
@@ -130,7 +134,7 @@ Stream stream_of(nb::handle object, Device device) {
   nb::object stream = nb::borrow(object);
   if (stream.is_none()) {
     if (!is_loaded("torch")) return {};
-    stream = nb::module_::import_("torch").attr("cuda").attr("current_stream")(device.index);
+    stream = call(nb::module_::import_("torch").attr("cuda").attr("current_stream"), device.index);
   }
   for (const char* attribute : {"cuda_stream", "ptr"}) {
     if (nb::hasattr(stream, attribute)) stream = stream.attr(attribute);
@@ -141,7 +145,7 @@ Stream stream_of(nb::handle object, Device device) {
 nb::object make_array(nb::handle like, std::initializer_list<std::int64_t> shape, bool float32) {
   nb::list extents;
   for (std::int64_t extent : shape) extents.append(extent);
-  return nb::module_::import_("kvmesh._arrays").attr("empty")(like, nb::tuple(extents), float32);
+  return call(from_arrays("empty"), like, nb::tuple(extents), float32);
 }
 
 }  // namespace kvmesh::python
