@@ -143,7 +143,7 @@ TEST(AttendSplits, SplitWithoutVisibleKeysAddsNothing) {
   const MaskMod last_only = [](auto, auto h, auto, auto kv) { return kv > 8990 && h != 1; };
   const Buffer<std::int32_t> first_visible({8990, 0});
   spec.options.mask = [first_visible](auto, auto h, auto, auto kv) {
-    return kv > first_visible[0] && h != 1;
+    return kv > first_visible[Expr(0)] && h != 1;
   };
   AttentionCase c(spec);
   EXPECT_TRUE(c.matches(c.run(), last_only));

@@ -159,10 +159,11 @@ TEST(StepGraph, OverNcclTheOwnersOfEachBatchHaveItsRows) {
   const StepLimits limits{.sequences = tokens, .query_tokens = 1};
   StepPlan step = served.cache.plan(
       batch, {.scatter = Scatter::kOwner, .way = WayKind::kNccl, .limits = limits});
-  LayerInput input = inputs.layer(0, tokens);
+  const LayerInput room = inputs.layer(0, tokens);  // of as many tokens as the limits allow
+  LayerInput input = room;
   input.k = input.v = {};
   const Outputs own(mesh, tokens), all(mesh, tokens);
-  const auto run = [&] { step.run(0, input, own.layer(0, tokens), {stream}); };
+  const auto run = [&] { step.run(0, room, own.layer(0, tokens), {stream}); };
   run();
   const Graph graph(stream, run);
   for (int turn = 0; turn < 2; ++turn) {
