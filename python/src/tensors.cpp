@@ -55,17 +55,33 @@ struct Torch {
   // Faster in each call than a look-up by text, and than a bound method.
   nb::str requires_grad = nb::steal<nb::str>(PyUnicode_InternFromString("requires_grad"));
   nb::object is_neg = tensor.attr("is_neg");
+  nb::object new_empty = tensor.attr("new_empty");
 };
+
+bool is_called(nb::handle type, const char* name) {
+  return std::strcmp(reinterpret_cast<PyTypeObject*>(type.ptr())->tp_name, name) == 0;
+}
 
 /// Returns null unless the object is a tensor of torch.
 const Torch* torch_of(nb::handle object) {
   static const Torch* torch = nullptr;  // stays: Python has ended when statics are destroyed
   const nb::handle type = object.type();
-  const bool may_be =
-      std::strcmp(reinterpret_cast<PyTypeObject*>(type.ptr())->tp_name, "Tensor") == 0;
-  if (!may_be || !(torch != nullptr || is_loaded("torch"))) return nullptr;
+  if (!is_called(type, "Tensor") || !(torch != nullptr || is_loaded("torch"))) return nullptr;
   if (torch == nullptr) torch = new Torch;
   return type.is(torch->tensor) ? torch : nullptr;
+}
+
+struct Numpy {
+  nb::object array = nb::module_::import_("numpy").attr("ndarray");
+  nb::object empty = nb::module_::import_("numpy").attr("empty");
+};
+
+/// Returns null unless the object is an array of numpy.
+const Numpy* numpy_of(nb::handle object) {
+  static const Numpy* numpy = nullptr;  // stays, as torch_of's
+  if (!is_called(object.type(), "numpy.ndarray")) return nullptr;
+  if (numpy == nullptr) numpy = new Numpy;
+  return object.type().is(numpy->array) ? numpy : nullptr;
 }
 
 /// to_dlpack exports these as the elements in their memory, which is not all that they are.
@@ -145,6 +161,13 @@ Stream stream_of(nb::handle object, Device device) {
 nb::object make_array(nb::handle like, std::initializer_list<std::int64_t> shape, bool float32) {
   nb::list extents;
   for (std::int64_t extent : shape) extents.append(extent);
+  // What takes longest of a small step in Python: without a function of Python where there is none.
+  if (!float32) {
+    if (const Torch* torch = torch_of(like)) return torch->new_empty(like, nb::tuple(extents));
+    if (const Numpy* numpy = numpy_of(like)) {
+      return numpy->empty(nb::tuple(extents), like.attr("dtype"));
+    }
+  }
   return call(from_arrays("empty"), like, nb::tuple(extents), float32);
 }
 
