@@ -8,6 +8,7 @@
 
 #include "comm/combine/choice/agreed_table.hpp"
 #include "comm/combine/peer/peer_window.hpp"
+#include "comm/common/named.hpp"
 #include "comm/common/subset.hpp"
 #include "core/check.hpp"
 #include "core/cuda/device_wait.hpp"
@@ -48,7 +49,7 @@ DeviceGroup::DeviceGroup(std::shared_ptr<Communicator> comm, Device device, bool
   if (window_bytes_ == 0) return;
   PeerWindow::Made made = PeerWindow::make(*comm_, device_, window_bytes_);
   peer_window_ = std::move(made.window);
-  no_peer_window_ = peer_window_ ? std::string() : made.refused.message();
+  no_peer_window_ = peer_window_ ? std::string() : made.refused.message(*comm_);
 }
 
 DeviceGroup::~DeviceGroup() { leave_together(); }
@@ -85,7 +86,7 @@ void DeviceGroup::set_hosts(const HostLayout& hosts) {
     if (r / hosts.per_host == comm_->rank().value / hosts.per_host) neighbours.push_back(Rank{r});
   }
   host_comm_ = std::make_unique<Subset>(*comm_, neighbours);
-  host_window_ = PeerWindow::make(*host_comm_, device_, window_bytes_, neighbours).window;
+  host_window_ = PeerWindow::make(*host_comm_, device_, window_bytes_).window;
   if (host_window_ && host_window_->shares_gpus()) host_window_ = nullptr;
 }
 
@@ -104,6 +105,7 @@ void DeviceGroup::use_nccl(NcclGroup group) {
           device_.index);
   exceptions_ = std::uncaught_exceptions();
   nccl_ = std::make_unique<NcclGroup>(std::move(group));
+  nccl_->set_names(names_in(*comm_));
 }
 
 // A rank's own device may be done before the others have what it sends: threads of NCCL's send it
@@ -136,7 +138,8 @@ void DeviceGroup::wait_until(const std::function<bool()>& is_done, std::string_v
     return done;
   };
   if (!nccl_)
-    return kvmesh::wait_until(is_done_well, {comm_->rank(), comm_->deadline(), operation});
+    return kvmesh::wait_until(is_done_well,
+                              {comm_->name_of(comm_->rank()), comm_->deadline(), operation});
   nccl_->set_deadline(comm_->deadline());
   nccl_->wait_until(is_done_well, operation);
 }

@@ -148,7 +148,8 @@ class LoopbackCommunicator final : public CommunicatorBase {
   void take(std::unique_lock<std::mutex>& lock, const Incoming& in, std::string_view operation) {
     Slot& slot = group_->slot(in.from, rank());
     if (slot.bytes.size() != in.bytes.size()) {
-      throw SizeMismatch(operation, rank(), in.bytes.size(), in.from, slot.bytes.size());
+      throw SizeMismatch(
+          {std::string(operation), rank(), in.bytes.size(), in.from, slot.bytes.size()});
     }
     slot.being_copied = true;
     lock.unlock();

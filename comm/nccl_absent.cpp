@@ -31,6 +31,7 @@ bool NcclGroup::is_owned() const { throw_absent(); }
 void* NcclGroup::handle() const { throw_absent(); }
 std::chrono::milliseconds NcclGroup::deadline() const { throw_absent(); }
 void NcclGroup::set_deadline(std::chrono::milliseconds) { throw_absent(); }
+void NcclGroup::set_names(std::vector<Rank>) { throw_absent(); }
 void NcclGroup::wait(Stream, std::string_view) { throw_absent(); }
 void NcclGroup::wait_until(const std::function<bool()>&, std::string_view) { throw_absent(); }
 void NcclGroup::close() { throw_absent(); }

@@ -4,6 +4,7 @@
 
 #include "comm/combine/natural_lse.hpp"
 #include "comm/combine/nccl/combine_params.hpp"
+#include "comm/common/named.hpp"
 #include "comm/nccl/state.hpp"
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
@@ -50,7 +51,8 @@ void connect_everyone(NcclGroup::State& state) {
 }
 
 std::unique_ptr<NcclGroup::State> connect(const NcclUniqueId& id, Rank rank, int size, int device,
-                                          std::chrono::milliseconds deadline) {
+                                          std::chrono::milliseconds deadline,
+                                          std::vector<Rank> names = {}) {
   require(size > 0 && rank.value >= 0 && rank.value < size, "NcclGroup: rank {} of {} ranks",
           rank.value, size);
   auto state = std::make_unique<NcclGroup::State>();
@@ -58,6 +60,7 @@ std::unique_ptr<NcclGroup::State> connect(const NcclUniqueId& id, Rank rank, int
   state->size = size;
   state->device = device;
   state->deadline = deadline;
+  state->names = std::move(names);
   const DeviceScope scope(device);
   load_group_kernels();
   ncclUniqueId nccl_id;
@@ -101,7 +104,7 @@ NcclUniqueId make_nccl_unique_id() {
 
 NcclGroup::NcclGroup(Communicator& bootstrap, int device)
     : NcclGroup(connect(agree_on_id(bootstrap), bootstrap.rank(), bootstrap.size(), device,
-                        bootstrap.deadline())) {}
+                        bootstrap.deadline(), names_in(bootstrap))) {}
 
 NcclGroup::NcclGroup(const NcclUniqueId& id, Rank rank, int size, int device,
                      std::chrono::milliseconds deadline)
@@ -135,6 +138,11 @@ bool NcclGroup::is_owned() const { return state_->is_owned; }
 void* NcclGroup::handle() const { return state_->comm; }
 std::chrono::milliseconds NcclGroup::deadline() const { return state_->deadline; }
 void NcclGroup::set_deadline(std::chrono::milliseconds deadline) { state_->deadline = deadline; }
+void NcclGroup::set_names(std::vector<Rank> names) {
+  require(std::ssize(names) == state_->size, "NcclGroup: {} names of {} ranks", names.size(),
+          state_->size);
+  state_->names = std::move(names);
+}
 void NcclGroup::close() { state_->close(); }
 
 void NcclGroup::wait(Stream stream, std::string_view operation) {

@@ -4,7 +4,8 @@
 #include <fmt/format.h>
 
 #include <cstddef>
-#include <string_view>
+#include <string>
+#include <utility>
 
 #include "kvmesh/error.hpp"
 
@@ -14,15 +15,22 @@ namespace kvmesh {
 /// differ.
 class SizeMismatch : public Error {
  public:
-  SizeMismatch(std::string_view operation, Rank receiver, std::size_t expected, Rank sender,
-               std::size_t sent)
-      : Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}", operation,
-                          receiver.value, expected, sender.value, sent)),
-        sender_(sender) {}
-  Rank sender() const { return sender_; }
+  struct Message {
+    std::string operation;
+    Rank receiver;
+    std::size_t expected_bytes;
+    Rank sender;
+    std::size_t sent_bytes;
+  };
+  explicit SizeMismatch(Message message)
+      : Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}",
+                          message.operation, message.receiver.value, message.expected_bytes,
+                          message.sender.value, message.sent_bytes)),
+        message_(std::move(message)) {}
+  const Message& message() const { return message_; }
 
  private:
-  Rank sender_;
+  Message message_;
 };
 
 }  // namespace kvmesh

@@ -18,6 +18,9 @@ class Subset final : public Communicator {
   Rank rank() const override { return me_; }
   int size() const override { return static_cast<int>(members_.size()); }
   std::string_view kind() const override { return whole_->kind(); }
+  Rank name_of(Rank rank) const override {
+    return whole_->name_of(members_[static_cast<std::size_t>(rank.value)]);
+  }
   void set_deadline(std::chrono::milliseconds deadline) override { whole_->set_deadline(deadline); }
   std::chrono::milliseconds deadline() const override { return whole_->deadline(); }
   /// Bytes sent through this object.
@@ -26,9 +29,6 @@ class Subset final : public Communicator {
                 std::string_view operation) override;
   /// @throws Unsupported.
   std::unique_ptr<Communicator> split(int color, int key) override;
-
-  /// The members' ranks in `whole`.
-  const std::vector<Rank>& members() const { return members_; }
 
  private:
   Communicator* whole_;

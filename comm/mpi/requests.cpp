@@ -100,8 +100,8 @@ bool MpiRequests::receive_if_there(Incoming& in, std::string_view operation) {
   int sent = 0;
   check_mpi(MPI_Get_count(&status, MPI_BYTE, &sent), operation);
   if (sent != expected) {
-    throw SizeMismatch(operation, waiter_, static_cast<std::size_t>(expected), in.from,
-                       static_cast<std::size_t>(sent));
+    throw SizeMismatch({std::string(operation), waiter_, static_cast<std::size_t>(expected),
+                        in.from, static_cast<std::size_t>(sent)});
   }
   receives_from_.push_back(in.from);
   check_mpi(MPI_Imrecv(in.bytes.data(), expected, MPI_BYTE, &message,

@@ -71,16 +71,16 @@ void NcclGroup::State::fail(ncclResult_t code, std::string_view operation) {
   std::string reason = ncclGetErrorString(code);
   if (details != nullptr && *details != '\0') reason += fmt::format(" ({})", details);
   abort();
-  throw NcclError(rank, std::string(operation), reason);
+  throw NcclError(name_of(rank), std::string(operation), reason);
 }
 
 void NcclGroup::State::fail_late(std::string_view operation) {
   std::vector<Rank> others;
   for (int r = 0; r < size; ++r) {
-    if (r != rank.value) others.push_back(Rank{r});
+    if (r != rank.value) others.push_back(name_of(Rank{r}));
   }
   abort();
-  throw Timeout(rank, std::move(others), std::string(operation), deadline);
+  throw Timeout(name_of(rank), std::move(others), std::string(operation), deadline);
 }
 
 void NcclGroup::State::close() {

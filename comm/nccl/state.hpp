@@ -5,6 +5,8 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <vector>
+
 #include "kvmesh/nccl.hpp"
 
 namespace kvmesh {
@@ -18,6 +20,7 @@ struct NcclGroup::State {
   Rank rank;
   int size = 1;
   int device = 0;
+  std::vector<Rank> names{};  ///< [rank] of errors; empty: the ranks themselves
   std::chrono::milliseconds deadline = std::chrono::seconds(60);
 
   State() = default;
@@ -25,6 +28,9 @@ struct NcclGroup::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
+  Rank name_of(Rank of) const {
+    return names.empty() ? of : names[static_cast<std::size_t>(of.value)];
+  }
   /// @throws BrokenGroup if the group failed or was closed before.
   void require_whole(std::string_view operation) const;
 

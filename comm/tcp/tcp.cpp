@@ -121,7 +121,8 @@ class TcpCommunicator final : public CommunicatorBase {
     Lane& mine = lane(peer);
     if (mine.received_length == kFarewell) return receive_farewell(peer);
     if (mine.received_length != mine.into.size()) {
-      throw SizeMismatch(operation_, rank(), mine.into.size(), peer, mine.received_length);
+      throw SizeMismatch({std::string(operation_), rank(), mine.into.size(), peer,
+                          static_cast<std::size_t>(mine.received_length)});
     }
     asio::async_read(socket(peer), asio::buffer(mine.into.data(), mine.into.size()),
                      [this, peer](const ErrorCode& error, std::size_t) {

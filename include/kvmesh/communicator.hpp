@@ -50,6 +50,9 @@ class Communicator {
   virtual int size() const = 0;
   /// "loopback", "mpi" or "tcp".
   virtual std::string_view kind() const = 0;
+  /// Returns the number by which errors name `rank`: itself, or for the groups of a mesh its world
+  /// rank.
+  virtual Rank name_of(Rank rank) const { return rank; }
 
   /// Sends all outgoing and receives all incoming bytes. An entry for the caller itself is a copy.
   /// `operation` is named in errors.

@@ -116,8 +116,8 @@ class OutOfMemory : public Error {
 };
 
 /// A peer did not answer within the deadline. If `late` is empty, this rank's own device did not
-/// finish in time. Ranks are those of the communicator that waited: in a step of a mesh those of
-/// the kv axis.
+/// finish in time. Ranks are named as the communicator that waited names them (`name_of`): those of
+/// a mesh by their world ranks.
 class Timeout : public Error {
  public:
   Timeout(Rank waiter, std::vector<Rank> late, std::string operation,

@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kvmesh/api.h"
 #include "kvmesh/combine.hpp"
@@ -92,6 +93,9 @@ class NcclGroup {
 
   std::chrono::milliseconds deadline() const;
   void set_deadline(std::chrono::milliseconds deadline);
+  /// Errors name rank r `names[r]` from now on. A group that a communicator was given for, or that
+  /// a mesh uses, has its names.
+  void set_names(std::vector<Rank> names);
 
   /// Blocks until all work on the stream is done, and polls NCCL for errors meanwhile. Use it
   /// instead of the CUDA runtime's waits, which never return if a peer is missing.

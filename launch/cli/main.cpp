@@ -21,7 +21,6 @@
 #include "launch/cli/replay.hpp"
 #include "launch/cli/verify.hpp"
 #include "launch/cli/verify_jobs.hpp"
-#include "launch/cli/world_ranks.hpp"
 
 namespace kvmesh::launch {
 namespace {
@@ -143,7 +142,7 @@ int run_on_ranks(const Command& command, const Flags& flags, const std::string& 
     options.makes_nccl = false;
     options.peer_window_bytes = 0;
   }
-  Mesh mesh(with_world_ranks(std::move(world)), options);
+  Mesh mesh(std::move(world), options);
   const int status = run(command, flags, line, mesh, out);
   if (under_mpi) {
     agree(mesh.world(), [&] {

@@ -16,7 +16,6 @@
 
 #include "launch/cli/agree.hpp"
 #include "launch/cli/clock.hpp"
-#include "launch/cli/world_ranks.hpp"
 #include "launch/common/scale_flag.hpp"
 #include "launch/verify/random_case.hpp"
 
@@ -183,8 +182,7 @@ int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOpt
                           const std::string& json, Output& out) {
   int status = 1;
   run_loopback(ranks, [&](Communicator& comm) {
-    const std::unique_ptr<Communicator> world = with_world_ranks(comm);
-    Mesh mine(*world, mesh);
+    Mesh mine(comm, mesh);
     const int result = run_verify(mine, options, json, out);
     if (mine.rank().value == 0) status = result;
   });

@@ -15,7 +15,6 @@
 #include "kvmesh/launcher.hpp"
 #include "launch/cli/child_process.hpp"
 #include "launch/cli/clock.hpp"
-#include "launch/cli/world_ranks.hpp"
 #include "launch/common/scale_flag.hpp"
 
 namespace kvmesh::launch {
@@ -208,14 +207,11 @@ int run_verify_worker(int ranks, const VerifyOptions& options, const MeshOptions
           if (is_first) out.put(line_of(outcome));
         });
   };
-  const auto run_on = [&](std::unique_ptr<Communicator> world) {
-    Mesh mine(std::move(world), mesh);
-    run(mine);
-  };
   if (ranks == 0) {
-    run_on(with_world_ranks(make_single_communicator()));
+    Mesh mine(make_single_communicator(), mesh);
+    run(mine);
   } else {
-    run_loopback(ranks, [&](Communicator& comm) { run_on(with_world_ranks(comm)); });
+    run_on_threads(ranks, run, mesh);
   }
   return 0;
 }

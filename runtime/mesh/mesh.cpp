@@ -7,6 +7,7 @@
 
 #include "comm/combine/choice/agreed_table.hpp"
 #include "comm/combine/choice/combine_ways.hpp"
+#include "comm/common/named.hpp"
 #include "core/check.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/launcher.hpp"
@@ -126,8 +127,9 @@ void Mesh::arrange(const MeshOptions& options) {
   const std::vector<std::uint64_t> hosts =
       agree_on_mesh(*world_, options, *membership_, device_, refusal);
   const int heads = options.head_parallel;
-  kv_ = world_->split(rank().value % heads, rank().value / heads);
-  head_ = world_->split(rank().value / heads, rank().value % heads);
+  const int kv_rank = rank().value / heads, head_rank = rank().value % heads;
+  kv_ = split_named(*world_, head_rank, kv_rank);
+  head_ = split_named(*world_, kv_rank, head_rank);
   group_ = std::make_shared<DeviceGroup>(kv_, device_, options.makes_nccl,
                                          kv_->size() > 1 ? options.peer_window_bytes : 0);
   std::vector<std::uint64_t> kv_hosts;

@@ -40,12 +40,9 @@ HierarchyStages stages_over_hosts(Communicator& comm, const HostLayout& hosts) {
   HierarchyStages stages;
   stages.inside_comm = std::make_unique<Subset>(comm, ranks_inside(hosts, comm.rank()));
   stages.across_comm = std::make_unique<Subset>(comm, ranks_across(hosts, comm.rank()));
-  const auto rows_over = [](Subset& part) {
-    return std::make_shared<RowExchange>(part, part.members());
-  };
-  const auto inside_rows = rows_over(*stages.inside_comm);
+  const auto inside_rows = std::make_shared<RowExchange>(*stages.inside_comm);
   stages.inside = std::make_unique<HostWay>(inside_rows);
-  stages.across = std::make_unique<HostWay>(rows_over(*stages.across_comm));
+  stages.across = std::make_unique<HostWay>(std::make_shared<RowExchange>(*stages.across_comm));
   stages.spread = std::make_unique<HostWay>(inside_rows);
   return stages;
 }

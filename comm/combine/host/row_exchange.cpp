@@ -6,9 +6,8 @@
 
 namespace kvmesh {
 
-RowExchange::RowExchange(Communicator& comm, std::vector<Rank> names)
+RowExchange::RowExchange(Communicator& comm)
     : comm_(&comm),
-      names_(std::move(names)),
       me_(comm.rank().value),
       outgoing_(static_cast<std::size_t>(comm.size())),
       incoming_(outgoing_.size()),
@@ -63,7 +62,7 @@ void RowExchange::exchange_entries(std::string_view operation) {
   } catch (const SizeMismatch& error) {
     throw DigestMismatch(
         fmt::format("{}: the plans of ranks {} and {} differ in lengths or strategy", error.what(),
-                    name_of(me_), error.sender().value));
+                    name_of(me_), error.message().sender.value));
   }
 }
 

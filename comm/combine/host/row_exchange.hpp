@@ -50,8 +50,7 @@ class RowBuffer {
 /// its own. Does not outlive `comm`.
 class RowExchange {
  public:
-  /// `names`: the ranks that errors name instead of those of `comm`, where it is part of a group.
-  explicit RowExchange(Communicator& comm, std::vector<Rank> names = {});
+  explicit RowExchange(Communicator& comm);
 
   int rank() const { return me_; }
   int ranks() const { return static_cast<int>(outgoing_.size()); }
@@ -97,12 +96,9 @@ class RowExchange {
   void exchange_entries(std::string_view operation);
   void check_digests(const std::vector<RowBuffer>& received, std::string_view operation) const;
 
-  int name_of(int rank) const {
-    return names_.empty() ? rank : names_[static_cast<std::size_t>(rank)].value;
-  }
+  int name_of(int rank) const { return comm_->name_of(Rank{rank}).value; }
 
   Communicator* comm_;
-  std::vector<Rank> names_;
   int me_;
   PlanDigest digest_;
   std::vector<RowBuffer> outgoing_;       // [rank]

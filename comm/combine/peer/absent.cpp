@@ -6,7 +6,7 @@ namespace kvmesh {
 
 struct PeerWindow::Fault {};
 
-PeerWindow::Made PeerWindow::make(Communicator&, Device, std::size_t, std::vector<Rank>) {
+PeerWindow::Made PeerWindow::make(Communicator&, Device, std::size_t) {
   throw Unsupported("windows: this build of kvmesh has no CUDA");
 }
 PeerWindow::~PeerWindow() = default;

@@ -89,11 +89,9 @@ struct PeerWindow::Fault {
   UniqueHandle<PeerFault*, cudaFreeHost> fault;
 };
 
-PeerWindow::PeerWindow(Communicator& comm, Device device, std::size_t size_bytes,
-                       std::vector<Rank> names)
+PeerWindow::PeerWindow(Communicator& comm, Device device, std::size_t size_bytes)
     : comm_(comm),
       device_(device),
-      names_(std::move(names)),
       room_(room_in(size_bytes)),
       exceptions_(std::uncaught_exceptions()),
       maps_(static_cast<std::size_t>(comm.size())) {
@@ -106,13 +104,12 @@ PeerWindow::PeerWindow(Communicator& comm, Device device, std::size_t size_bytes
   kvmesh::check(cudaDeviceSynchronize(), kMake);
 }
 
-PeerWindow::Made PeerWindow::make(Communicator& comm, Device device, std::size_t size_bytes,
-                                  std::vector<Rank> names) {
+PeerWindow::Made PeerWindow::make(Communicator& comm, Device device, std::size_t size_bytes) {
   if (comm.size() > kMostPeerRanks) return {nullptr, {PeerRefusal::kTooManyRanks, {}, {}}};
   Made made;
   Endpoint mine;
   try {
-    made.window.reset(new PeerWindow(comm, device, size_bytes, std::move(names)));
+    made.window.reset(new PeerWindow(comm, device, size_bytes));
     mine = endpoint_of(*made.window->memory_, device.index);
   } catch (const CudaError&) {
     // The others learn it from the handles, and do not wait for a rank that has gone.
@@ -224,7 +221,7 @@ void PeerWindow::check(std::string_view operation) {
   is_broken_ = true;
   const PeerFault& fault = *fault_->fault;
   throw Timeout(
-      named(rank()), {named(Rank{fault.late})},
+      comm_.name_of(rank()), {comm_.name_of(Rank{fault.late})},
       fmt::format("{} ({}run {} of its plan, {})",
                   fault.operation == PeerOperation::kCombine ? "combine" : "gather_queries",
                   fault.layer < 0 ? "" : fmt::format("layer {}, ", fault.layer), fault.run,
@@ -234,7 +231,7 @@ void PeerWindow::check(std::string_view operation) {
 
 void PeerWindow::wait(Stream stream, std::string_view operation) {
   wait_until([&] { return cuda_memory::is_done(stream, operation); },
-             {named(rank()), comm_.deadline(), operation});
+             {comm_.name_of(rank()), comm_.deadline(), operation});
   check(operation);
 }
 

@@ -32,7 +32,7 @@ struct PeerRefused {
   PeerRefusal reason = PeerRefusal::kNone;
   Rank rank{};
   Rank peer{};
-  std::string message() const;
+  std::string message(const Communicator& comm) const;
 };
 
 /// One rank's window, and its maps of the other ranks' windows. The memory is plain device memory,
@@ -49,13 +49,11 @@ class PeerWindow {
     std::unique_ptr<PeerWindow> window;  ///< null if refused
     PeerRefused refused;                 ///< the same on all ranks
   };
-  /// Makes and maps windows of `size_bytes`, a quarter of it for rows as words. `names`: what
-  /// errors call each rank, such as its rank in a larger group; empty: its rank. REQUIRES: `device`
-  /// is a GPU; `comm` outlives the window; equal sizes and names on all ranks.
+  /// Makes and maps windows of `size_bytes`, a quarter of it for rows as words.
+  /// REQUIRES: `device` is a GPU; `comm` outlives the window; equal sizes on all ranks.
   /// @throws Timeout, PeerLost.
   /// Collective.
-  static Made make(Communicator& comm, Device device, std::size_t size_bytes,
-                   std::vector<Rank> names = {});
+  static Made make(Communicator& comm, Device device, std::size_t size_bytes);
 
   /// Unmaps. A rank frees its window after all ranks have unmapped it, but waits for them only
   /// until the deadline, and not after an error.
@@ -85,20 +83,16 @@ class PeerWindow {
   void wait(Stream stream, std::string_view operation);
 
  private:
-  PeerWindow(Communicator& comm, Device device, std::size_t size_bytes, std::vector<Rank> names);
+  PeerWindow(Communicator& comm, Device device, std::size_t size_bytes);
   template <class Endpoints>
   PeerRefused map(const Endpoints& all);
   void count_blocks();
   std::chrono::milliseconds device_deadline() const;
-  Rank named(Rank rank) const {
-    return names_.empty() ? rank : names_[static_cast<std::size_t>(rank.value)];
-  }
 
   struct Fault;
 
   Communicator& comm_;
   Device device_;
-  std::vector<Rank> names_;
   PeerRoom room_;
   int ranks_per_gpu_ = 1;  // of the GPU that has the most
   int most_blocks_ = 1;

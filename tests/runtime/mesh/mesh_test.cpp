@@ -43,6 +43,26 @@ TEST(Mesh, GivesAllRanksToTheKeysByDefault) {
   });
 }
 
+TEST(Mesh, ErrorsOfItsGroupsNameWorldRanks) {
+  const auto body = [](Mesh& mesh) {
+    mesh.world().set_deadline(std::chrono::seconds(20));
+    mesh.kv_comm().set_deadline(std::chrono::milliseconds(100));
+    barrier(mesh.world());
+    if (mesh.rank().value == 1) {
+      try {
+        barrier(mesh.kv_comm(), "here");
+        ADD_FAILURE() << "rank 3 did not come";
+      } catch (const Timeout& error) {
+        EXPECT_STREQ(error.what(), "rank 1 waited 100 ms in here for rank 3");
+      }
+    }
+    const int kv_rank = mesh.kv_rank().value;
+    EXPECT_EQ(mesh.head_comm().name_of(Rank{1}), Rank{kv_rank * 2 + 1});
+    barrier(mesh.world());
+  };
+  run_on_threads(4, body, {.head_parallel = 2, .threads = 1});
+}
+
 TEST(Mesh, TakesItsPageRankFromTheMembership) {
   run_on_threads(4, [](Mesh& mesh) { EXPECT_EQ(mesh.page_rank().value, mesh.kv_rank().value); });
   const auto body = [](Mesh& mesh) {
