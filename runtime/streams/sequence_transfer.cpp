@@ -120,12 +120,25 @@ void check_fits(const SequenceHeader& header, const SequenceHeader& cache,
   }
 }
 
-/// Gives up the positions behind windows that the stream has no tokens for.
-void give_up_before(const SequenceHeader& header, SequenceId sequence,
-                    std::deque<CacheGroup>& groups) {
-  for (std::size_t g = 0; g < groups.size(); ++g)
-    if (groups[g].options.window > 0)
-      groups[g].allocator.give_up_before(sequence, header.groups[g].first);
+/// Returns the first token of a page that a group keeps of the sequence.
+std::int64_t first_of_pages(const CacheGroup& group, const SequenceHeader::Group& in_stream) {
+  if (group.options.window == 0) return 0;
+  return in_stream.first / group.options.page_size * group.options.page_size;
+}
+
+/// Appends the stream's tokens. Pages behind a window are given up one by one, so a group takes no
+/// more of them than it keeps, or one.
+void append_all(const SequenceHeader& header, SequenceId sequence, std::deque<CacheGroup>& groups) {
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    PageAllocator& allocator = groups[g].allocator;
+    const std::int64_t page = groups[g].options.page_size;
+    std::int64_t tokens = 0;
+    for (; tokens < first_of_pages(groups[g], header.groups[g]); tokens += page) {
+      allocator.append(sequence, page);
+      allocator.give_up_before(sequence, tokens + page);
+    }
+    allocator.append(sequence, header.tokens - tokens);
+  }
 }
 
 /// Reads the header on rank 0 and sends it to all. Collective.
@@ -178,12 +191,15 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
   const SequenceId sequence = create();
   try {
     check_fits(header, header_of(parts, sequence), cache.groups);
-    const AppendRequest all{sequence, header.tokens};
-    cache.take_back_pages([&](std::size_t g) {
-      return cache.groups[g].allocator.can_append({&all, 1});
-    });
-    for (CacheGroup& group : cache.groups) group.allocator.append(sequence, header.tokens);
-    give_up_before(header, sequence, cache.groups);
+    const auto can_append = [&](std::size_t g) {
+      CacheGroup& group = cache.groups[g];
+      const std::int64_t kept = header.tokens - first_of_pages(group, header.groups[g]);
+      const AppendRequest request{sequence, std::max<std::int64_t>(kept, header.tokens > 0)};
+      return group.allocator.can_append({&request, 1});
+    };
+    cache.take_back_pages(can_append);
+    for (std::size_t g = 0; g < cache.groups.size(); ++g) can_append(g).value();
+    append_all(header, sequence, cache.groups);
     cache.pages_taken();
     Outcome outcome;
     outcome.run([&] {
@@ -200,6 +216,7 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
     outcome.agree(world);
   } catch (...) {
     erase(sequence);
+    cache.pages_taken();
     throw;
   }
   return {sequence, std::move(header)};

@@ -177,5 +177,72 @@ TEST(WindowStream, MayBeShorterThanTheWindow) {
   }
 }
 
+CacheOptions small_window(std::int64_t pages) {
+  CacheOptions options = windowed(4);
+  options.groups = {};
+  options.layers = 1;
+  options.window = kWindow;
+  options.pages_per_rank = pages;
+  return options;
+}
+
+TEST(WindowStream, TakesNoMorePagesThanTheImporterKeeps) {
+  run_on_threads(2,
+                 [](Mesh& mesh) {
+                   KvCache from(mesh, small_window(8)), to(mesh, small_window(2));
+                   const SequenceId sequence = from.create();
+                   const std::vector<float> zeros(16);
+                   for (int i = 0; i < 50; ++i) {
+                     StepPlan plan = from.plan({{sequence, 4}});
+                     std::vector<float> o(16);
+                     const ConstTensorView four = tensor(zeros.data(), {4, 1, 4});
+                     plan.run(0, {.q = four, .k = four, .v = four}, {tensor(o.data(), {4, 1, 4})});
+                   }
+                   const Stream stream = export_of(mesh, from, sequence);
+                   MemorySource source(stream);
+                   ByteSource* const read = mesh.rank().value == 0 ? &source : nullptr;
+                   const SequenceId imported = to.import_sequence(read).sequence;
+                   EXPECT_EQ(to.length(imported), 200);
+                   EXPECT_EQ(to.allocator().first_kept(imported),
+                             from.allocator().first_kept(sequence));
+                   EXPECT_EQ(to.allocator().evicted_pages(), 0);
+                   to.allocator().verify_integrity();
+                 },
+                 {.threads = 1, .device = DeviceChoice::kCpu});
+}
+
+// The group with the window has room, after it has evicted pages; the other group has not.
+TEST(WindowStream, ThatOneGroupHasNoRoomForEvictsNothingOfAnother) {
+  run_on_threads(1,
+                 [](Mesh& mesh) {
+                   CacheOptions options = small_window(14);
+                   options.layers = 2;
+                   options.groups = {{.layers = {1}}};
+                   KvCache from(mesh, options);
+                   options.pages_per_rank = 8;
+                   options.prefix.enabled = true;
+                   KvCache to(mesh, options);
+                   const SequenceId sequence = from.create();
+                   from.reserve(sequence, 56);
+                   from.plan({{sequence, 56}});
+                   for (int prompt = 0; prompt < 4; ++prompt) {
+                     const SequenceId cached = to.create();
+                     to.plan({{cached, 8}});
+                     PrefixKey key = to.make_prefix_key();
+                     key.append(std::vector<std::int32_t>(8, prompt));
+                     to.publish(cached, key);
+                     to.erase(cached);
+                   }
+                   const Stream stream = export_of(mesh, from, sequence);
+                   MemorySource source(stream);
+                   EXPECT_THROW(to.import_sequence(&source), OutOfPages);
+                   for (const int group : {0, 1}) {
+                     EXPECT_EQ(to.allocator(group).evicted_pages(), 0) << group;
+                     EXPECT_EQ(to.allocator(group).cached_pages(), 8) << group;
+                   }
+                 },
+                 {.threads = 1, .device = DeviceChoice::kCpu});
+}
+
 }  // namespace
 }  // namespace kvmesh::test
