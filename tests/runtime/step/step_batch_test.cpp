@@ -56,6 +56,21 @@ TEST(StepBatch, HasTheParticipationOfItsNewestSequences) {
   EXPECT_EQ(batch.participation().owner(0), Rank{1});
 }
 
+// A row without keys may still have a sink, which its first rank counts.
+TEST(StepBatch, TheFirstRankTakesPartWithoutPages) {
+  const Membership members(2);
+  LocalSequence none = held_by(0, 0), second = held_by(0, 1);
+  StepBatch batch;
+  batch.set_members(members);
+  batch.add(queries(1, none));
+  batch.add(queries(1, second));
+  const PageRank first = none.first_rank();
+  EXPECT_TRUE(batch.participation().has(0, members.holder(first)));
+  EXPECT_FALSE(batch.participation().has(0, members.holder(PageRank{1 - first.value})));
+  EXPECT_FALSE(batch.participation().has(1, Rank{0}));
+  EXPECT_TRUE(batch.participation().has(1, Rank{1}));
+}
+
 // The same pages, held by the other rank after a change of members.
 TEST(StepBatch, HasTheParticipationOfItsNewestMembers) {
   const Membership before(2), after(1, {Rank{1}, Rank{0}});
