@@ -233,6 +233,24 @@ TEST(Placement, AStripeGoesOnWhereItsFirstPageHasLeft) {
   EXPECT_EQ(std::vector<int>(ranks.begin() + 1, ranks.end()), (std::vector<int>{1, 2, 0}));
 }
 
+/// The same beside steps, where a sequence of one page moves as a whole.
+TEST(Placement, AStripeGoesOnWhereItsOnlyPageHasLeft) {
+  PageAllocator allocator(
+      {.ranks = 2, .pages_per_rank = 16, .page_size = 4, .placement = Placement::kStriped});
+  std::vector<SequenceId> ids;
+  for (int i = 0; i < 8; ++i) {
+    const SequenceId id = allocator.create();
+    allocator.append(id, 4);
+    ranks_of(allocator, id)[0] == 0 ? ids.push_back(id) : allocator.erase(id);
+  }
+  ASSERT_EQ(allocator.start_rebalance_now({.limit = 8}).size(), 2u);
+  ASSERT_EQ(allocator.finish_moves(), 2);
+  for (const SequenceId id : ids) {
+    allocator.append(id, 4);
+    EXPECT_EQ(ranks_of(allocator, id)[1], 1);
+  }
+}
+
 /// A rank that was drained takes pages again when it has come back.
 TEST(Placement, ARankThatHasLeftIsUsedAgain) {
   PageAllocator allocator(

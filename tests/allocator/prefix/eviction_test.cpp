@@ -204,6 +204,28 @@ TEST(Eviction, ForgetsAPriorityAfterItsOperations) {
   }
 }
 
+// The publication is the first of the operations; the append that evicts is the eighth.
+TEST(Eviction, APriorityLastsForItsOperations) {
+  for (const std::int64_t operations : {7, 8}) {
+    PageAllocator allocator({.pages_per_rank = 2,
+                             .page_size = 1,
+                             .prefix = {.enabled = true, .eviction = Eviction::kLru}});
+    const Retention low{.first = 0, .tokens = 1, .priority = 0, .operations = operations};
+    std::vector<PrefixKey> keys;
+    for (const std::int32_t token : {1, 2}) {
+      PrefixKey& key = keys.emplace_back(allocator.prefix_rules());
+      key.append(std::vector<std::int32_t>{token});
+      const SequenceId id = allocator.create();
+      allocator.append(id, 1);
+      token == 1 ? allocator.publish(id, key, {&low, 1}) : allocator.publish(id, key);
+      allocator.erase(id);
+    }
+    allocator.append(allocator.create(), 1);
+    EXPECT_EQ(allocator.cached_tokens(keys[0]), operations == 7 ? 1 : 0);
+    EXPECT_EQ(allocator.cached_tokens(keys[1]), operations == 7 ? 0 : 1);
+  }
+}
+
 TEST(Eviction, KeepsTheLastEndOfEqualPriorities) {
   Cache cache(Eviction::kLru, 2);
   const Retention brief{.first = 0, .tokens = 1, .priority = 90, .operations = 1};
