@@ -143,6 +143,59 @@ TEST(Journal, DigestCoversEveryOperationAndArgument) {
   EXPECT_EQ(digests.size(), operations.size()) << "two different operations left one digest";
 }
 
+/// Two ranks, of which the first holds a published sequence and one that is not.
+struct Published {
+  PageAllocator allocator{{.ranks = 2,
+                           .pages_per_rank = 16,
+                           .page_size = 4,
+                           .placement = Placement::kPacked,
+                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}}};
+  PrefixKey key{allocator.prefix_rules()};
+  SequenceId published = allocator.create(), other = allocator.create();
+  Published() {
+    key.append(std::vector<std::int32_t>(16, 3));
+    for (const SequenceId id : {published, other}) allocator.append(id, 16);
+    allocator.publish(published, key);
+  }
+  void publish(const Retention& retention) { allocator.publish(published, key, {&retention, 1}); }
+};
+
+// An argument counts even where it changes no page: the pages of later operations may depend on it.
+TEST(Journal, DigestCoversMovesAndPrefixes) {
+  using Operation = std::function<void(Published&)>;
+  const std::vector<Operation> operations = {
+      [](Published&) {},
+      [](Published& p) { p.allocator.start_resize(PageRank{0}, 12); },
+      [](Published& p) { p.allocator.start_resize(PageRank{1}, 12); },
+      [](Published& p) { p.allocator.start_resize(PageRank{1}, 13); },
+      [](Published& p) { p.allocator.start_rebalance(0); },
+      [](Published& p) { p.allocator.start_rebalance(1); },
+      [](Published& p) { p.allocator.start_rebalance_now({.limit = 0}); },
+      [](Published& p) { p.allocator.start_rebalance_now({.limit = 1}); },
+      [](Published& p) { p.allocator.start_rebalance_now({.limit = 0, .leaving = PageRank{0}}); },
+      [](Published& p) { p.allocator.start_rebalance_now({.limit = 0, .leaving = PageRank{1}}); },
+      [](Published& p) { p.allocator.match_prefix(p.key); },
+      [](Published& p) { p.allocator.match_prefix(p.key, 8); },
+      [](Published& p) { p.allocator.match_prefix(p.key, 4); },
+      [](Published& p) { p.allocator.bring_back(p.key, 4, {}); },
+      [](Published& p) { p.allocator.bring_back(p.key, 3, {}); },
+      [](Published& p) { p.allocator.publish(p.published, p.key); },
+      [](Published& p) { p.allocator.publish(p.other, p.key); },
+      [](Published& p) { p.publish({.tokens = 4, .priority = 60}); },
+      [](Published& p) { p.publish({.tokens = 4, .priority = 61}); },
+      [](Published& p) { p.publish({.tokens = 4, .priority = 60, .operations = 9}); },
+  };
+  std::set<std::uint64_t> digests;
+  for (const Operation& operation : operations) {
+    Published x, y;
+    operation(x);
+    operation(y);
+    EXPECT_EQ(x.allocator.digest(), y.allocator.digest());
+    digests.insert(x.allocator.digest());
+  }
+  EXPECT_EQ(digests.size(), operations.size()) << "two different operations left one digest";
+}
+
 TEST(Journal, NamesTheFirstDifferentOperation) {
   Pair x;
   Pair y;

@@ -222,6 +222,22 @@ TEST(PageAllocator, TruncateFreesPagesPastTheLength) {
   allocator.verify_integrity();
 }
 
+/// Plans compare versions: a change that is none would make them stale.
+TEST(PageAllocator, KeepsTheVersionOfASequenceThatDoesNotChange) {
+  PageAllocator allocator({.pages_per_rank = 8, .page_size = 4});
+  const SequenceId id = allocator.create(), other = allocator.create();
+  allocator.append(id, 6);
+  const std::uint64_t version = allocator.version(id);
+  allocator.append(id, 0);
+  allocator.truncate(id, 6);
+  allocator.reserve(id, 12);
+  allocator.append(other, 6);
+  allocator.erase(allocator.fork(id));
+  EXPECT_EQ(allocator.version(id), version);
+  allocator.truncate(id, 5);
+  EXPECT_NE(allocator.version(id), version);
+}
+
 TEST(PageAllocator, RejectsStaleIdsInEveryCall) {
   PageAllocator allocator({.ranks = 1, .pages_per_rank = 8});
   const SequenceId id = allocator.create();

@@ -208,6 +208,66 @@ TEST(Placement, CopyStaysOnItsRankIfThereIsRoom) {
   }
 }
 
+TEST(Placement, AForkGrowsAtItsParentsHome) {
+  PageAllocator allocator({.ranks = 4, .pages_per_rank = 8, .page_size = 4});
+  const SequenceId parent = allocator.create();
+  allocator.append(parent, 4);
+  const SequenceId child = allocator.fork(parent);
+  allocator.append(child, 4);
+  EXPECT_EQ(allocator.pages(child)[1].rank(), allocator.pages(parent)[0].rank());
+}
+
+/// The later pages of a stripe count from its start, also when its first page has moved.
+TEST(Placement, AStripeGoesOnWhereItsFirstPageHasLeft) {
+  PageAllocator allocator(
+      {.ranks = 3, .pages_per_rank = 8, .page_size = 4, .placement = Placement::kStriped});
+  const SequenceId id = allocator.create();
+  allocator.append(id, 4);
+  ASSERT_EQ(ranks_of(allocator, id), std::vector<int>{0});
+  allocator.start_resize(PageRank{0}, 0);
+  ASSERT_EQ(allocator.finish_moves(), 1);
+  allocator.start_resize(PageRank{0}, 8);
+  allocator.finish_moves();
+  allocator.append(id, 12);
+  const std::vector<int> ranks = ranks_of(allocator, id);
+  EXPECT_EQ(std::vector<int>(ranks.begin() + 1, ranks.end()), (std::vector<int>{1, 2, 0}));
+}
+
+/// The same beside steps, where a sequence of one page moves as a whole.
+TEST(Placement, AStripeGoesOnWhereItsOnlyPageHasLeft) {
+  PageAllocator allocator(
+      {.ranks = 2, .pages_per_rank = 16, .page_size = 4, .placement = Placement::kStriped});
+  std::vector<SequenceId> ids;
+  for (int i = 0; i < 8; ++i) {
+    const SequenceId id = allocator.create();
+    allocator.append(id, 4);
+    ranks_of(allocator, id)[0] == 0 ? ids.push_back(id) : allocator.erase(id);
+  }
+  ASSERT_EQ(allocator.start_rebalance_now({.limit = 8}).size(), 2u);
+  ASSERT_EQ(allocator.finish_moves(), 2);
+  for (const SequenceId id : ids) {
+    allocator.append(id, 4);
+    EXPECT_EQ(ranks_of(allocator, id)[1], 1);
+  }
+}
+
+/// A rank that was drained takes pages again when it has come back.
+TEST(Placement, ARankThatHasLeftIsUsedAgain) {
+  PageAllocator allocator(
+      {.ranks = 2, .pages_per_rank = 8, .page_size = 4, .placement = Placement::kPacked});
+  EXPECT_TRUE(allocator.start_rebalance_now({.limit = 8, .leaving = PageRank{0}}).empty());
+  const SequenceId meanwhile = allocator.create();
+  allocator.append(meanwhile, 4);
+  EXPECT_EQ(ranks_of(allocator, meanwhile), std::vector<int>{1});
+  for (const std::int64_t pages : {0, 8}) {
+    allocator.start_resize(PageRank{0}, pages);
+    allocator.finish_moves();
+  }
+  const SequenceId later = allocator.create();
+  allocator.append(later, 4);
+  EXPECT_EQ(ranks_of(allocator, later), std::vector<int>{0});
+}
+
 TEST(Placement, ReachesTheLargestMesh) {
   PageAllocator allocator({.ranks = PageId::kMaxRanks,
                            .pages_per_rank = 2,

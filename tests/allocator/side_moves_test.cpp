@@ -64,6 +64,17 @@ TEST_F(SideMoves, ChangeTheTableWhenTheyAreFinished) {
   EXPECT_EQ(run.changes[0].new_page, destination());
 }
 
+TEST_F(SideMoves, MakePlansOfTheirSequencesStaleWhenTheyStart) {
+  PageAllocator pages(two_ranks());
+  const SequenceId moves = pages.create(), stays = pages.create();
+  pages.append(moves, 10);
+  pages.append(stays, 1);
+  const std::uint64_t before = pages.version(moves), other = pages.version(stays);
+  ASSERT_FALSE(pages.start_rebalance_now(kAll).empty());
+  EXPECT_NE(pages.version(moves), before);
+  EXPECT_EQ(pages.version(stays), other);
+}
+
 TEST_F(SideMoves, WritersOfAMovingPageGetACopy) {
   EXPECT_FALSE(pages_.is_writable(source()));
   pages_.truncate(sequence_, 3);

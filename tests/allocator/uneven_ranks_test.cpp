@@ -50,6 +50,24 @@ TEST(UnevenRanks, LevelWhenTheyAreOverThat) {
   EXPECT_EQ(held_pages(uneven, PageRank{0}), held_pages(uneven, PageRank{1}));
 }
 
+/// One of a hundred ranks, with shares of about 200 pages, lacks some; no other has many too many.
+TEST(UnevenRanks, LeaveARankThatLacksUpToAnEighth) {
+  for (const std::int64_t lacking : {20, 30}) {
+    PageAllocator pages(
+        {.ranks = 100, .pages_per_rank = 300, .page_size = 1, .placement = Placement::kStriped});
+    pages.append(pages.create(), 100 * 170);
+    std::int64_t left = lacking;
+    for (int i = 0; i < 100 * 30; ++i) {
+      const SequenceId one = pages.create();
+      pages.append(one, 1);
+      if (pages.pages(one)[0].rank() == PageRank{99} && left-- > 0) pages.erase(one);
+    }
+    ASSERT_EQ(held_pages(pages, PageRank{99}), 200 - lacking);
+    ASSERT_EQ(held_pages(pages, PageRank{0}), 200);
+    EXPECT_EQ(pages.start_rebalance_now(kNoLimit).empty(), lacking == 20) << lacking;
+  }
+}
+
 /// Each of many other ranks has few pages more than its share then.
 TEST(UnevenRanks, FillARankThatHasComeBack) {
   AllocatorOptions options{

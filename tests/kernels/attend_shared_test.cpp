@@ -50,6 +50,25 @@ TEST(AttendShared, ReadsALongPrefixOnceForManySequences) {
   EXPECT_EQ(visited(heads, {}), visited(heads, shared));
 }
 
+// The lists of a block mask are of one sequence's queries, so no page of them is read for several.
+TEST(AttendShared, ReadsNoPrefixForSequencesOfABlockMask) {
+  const AttentionShape shape{.q_heads = 2, .kv_heads = 1, .k_dim = 8, .v_dim = 8, .page_size = 16};
+  const Forks forks(4, 64, 1);
+  const SharedPrefixRules rules = shared_prefix_rules(shape);
+  const auto shared = find_shared_prefixes(forks.sequences, rules);
+  ASSERT_EQ(shared.size(), 1u);
+  LocalBlockMask mask(4, 1, 1, 1);
+  for (std::int32_t s = 0; s < 4; ++s) {
+    const LocalBlock shared_page{s, s, true};
+    mask.add_row({&shared_page, 1});
+  }
+  WorkBlocks work;
+  plan_work_blocks(shape, {forks.sequences, {}, shared, rules}, {.mask = {}, .block_mask = &mask},
+                   work);
+  EXPECT_TRUE(work.shared.blocks.empty());
+  EXPECT_EQ(work.tiles.visited, 4);
+}
+
 // The same on a GPU: blocks of 128 rows, of 16 sequences with 8 rows each.
 TEST(SharedBlocks, ReadATenthOfALongPrefix) {
   const Forks forks(32, 512, 16);
@@ -93,6 +112,14 @@ TEST(SharedPrefixes, LeaveOutPagesOfAppendedTokens) {
   const auto found = find_shared_prefixes(forks.sequences, kAnyPrefix);
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].pages, 2);
+}
+
+// A sequence of which the step computes nothing saves nothing.
+TEST(SharedPrefixes, NeedTwoSequencesWithQueries) {
+  Forks forks(2, 4, 1);
+  EXPECT_EQ(find_shared_prefixes(forks.sequences, kAnyPrefix).size(), 1u);
+  forks.sequences[1].queries = 0;
+  EXPECT_TRUE(find_shared_prefixes(forks.sequences, kAnyPrefix).empty());
 }
 
 // A plan takes the level of a tree that saves most: a short prefix of all, long ones of some.

@@ -204,6 +204,28 @@ TEST(Eviction, ForgetsAPriorityAfterItsOperations) {
   }
 }
 
+// The publication is the first of the operations; the append that evicts is the eighth.
+TEST(Eviction, APriorityLastsForItsOperations) {
+  for (const std::int64_t operations : {7, 8}) {
+    PageAllocator allocator({.pages_per_rank = 2,
+                             .page_size = 1,
+                             .prefix = {.enabled = true, .eviction = Eviction::kLru}});
+    const Retention low{.first = 0, .tokens = 1, .priority = 0, .operations = operations};
+    std::vector<PrefixKey> keys;
+    for (const std::int32_t token : {1, 2}) {
+      PrefixKey& key = keys.emplace_back(allocator.prefix_rules());
+      key.append(std::vector<std::int32_t>{token});
+      const SequenceId id = allocator.create();
+      allocator.append(id, 1);
+      token == 1 ? allocator.publish(id, key, {&low, 1}) : allocator.publish(id, key);
+      allocator.erase(id);
+    }
+    allocator.append(allocator.create(), 1);
+    EXPECT_EQ(allocator.cached_tokens(keys[0]), operations == 7 ? 1 : 0);
+    EXPECT_EQ(allocator.cached_tokens(keys[1]), operations == 7 ? 0 : 1);
+  }
+}
+
 TEST(Eviction, KeepsTheLastEndOfEqualPriorities) {
   Cache cache(Eviction::kLru, 2);
   const Retention brief{.first = 0, .tokens = 1, .priority = 90, .operations = 1};
@@ -213,6 +235,71 @@ TEST(Eviction, KeepsTheLastEndOfEqualPriorities) {
   cache.serve({2});
   cache.squeeze(1);
   EXPECT_EQ(cache.has({1}), 1);
+  cache.serve({3});  // used later than {1}, so that the priority alone decides
+  cache.squeeze(1);
+  EXPECT_EQ(cache.has({1}), 1);
+  EXPECT_EQ(cache.has({3}), 0);
+}
+
+// As KeepsThePagesBeforeOneOfAHighPriority, for pages that differ in their ends alone.
+TEST(Eviction, KeepsThePagesBeforeOneOfALaterEnd) {
+  for (const std::int64_t lasts : {0, 1000}) {
+    Cache cache(Eviction::kLru, 4);
+    const std::array<Retention, 2> ends{
+        {{.first = 0, .tokens = 1, .priority = 90, .operations = 1},
+         {.first = 1, .tokens = 1, .priority = 90, .operations = lasts}}};
+    cache.serve({1, 2}, ends);
+    for (const std::int32_t newer : {3, 4}) {  // the first end has passed
+      cache.serve({newer});
+      cache.squeeze(2);
+    }
+    EXPECT_EQ(cache.has({1, 2}), 2) << lasts;
+  }
+}
+
+TEST(Eviction, ARangeEndsBeforeItsFirstToken) {
+  Cache cache(Eviction::kLru, 2);
+  const Retention after{.first = 1, .tokens = 1, .priority = 90};
+  cache.serve({1}, {&after, 1});  // has no token 1
+  cache.serve({2});
+  cache.squeeze(1);
+  EXPECT_EQ(cache.has({1}), 0);
+  EXPECT_EQ(cache.has({2}), 1);
+}
+
+// The end of a priority goes with the page: it is not that of whatever comes to the old place.
+TEST(Eviction, APriorityEndsAtThePlaceThatItsPageHasMovedTo) {
+  for (const std::int64_t operations : {4, 1000}) {
+    PageAllocator allocator({.ranks = 2,
+                             .pages_per_rank = 2,
+                             .page_size = 1,
+                             .placement = Placement::kPacked,
+                             .prefix = {.enabled = true, .eviction = Eviction::kLru}});
+    const auto publish = [&](std::int32_t token, std::span<const Retention> retentions) {
+      PrefixKey key(allocator.prefix_rules());
+      key.append(std::vector<std::int32_t>{token});
+      const SequenceId id = allocator.create();
+      allocator.append(id, 1);
+      allocator.publish(id, key, retentions);
+      allocator.erase(id);
+      return key;
+    };
+    const Retention high{.first = 0, .tokens = 1, .priority = 90, .operations = operations};
+    const PrefixKey kept = publish(1, {&high, 1});
+    ASSERT_EQ(allocator.start_resize(PageRank{0}, 0).size(), 1u);
+    ASSERT_EQ(allocator.finish_moves(), 1);
+    const PrefixKey newer = publish(2, {});
+    const SequenceId id = allocator.create();
+    allocator.append(id, 1);  // ends the priority, and that makes the page the newest
+    allocator.erase(id);
+    ASSERT_EQ(allocator.cached_tokens(kept), 1);
+    ASSERT_EQ(allocator.cached_tokens(newer), 0);
+    const PrefixKey newest = publish(3, {});
+    allocator.append(allocator.create(), 1);
+    EXPECT_EQ(allocator.cached_tokens(kept), operations == 4 ? 0 : 1);
+    EXPECT_EQ(allocator.cached_tokens(newest), operations == 4 ? 1 : 0);
+    allocator.verify_integrity();
+  }
 }
 
 TEST(Eviction, NeverTakesAPinnedPageAndFailsAtOnce) {

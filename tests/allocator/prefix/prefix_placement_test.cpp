@@ -109,6 +109,51 @@ TEST(PrefixPlacement, APrefixKeepsItsHomeForFewUnusedPages) {
   EXPECT_EQ(serve(allocator, tokens, true), PageRank{0});
 }
 
+/// The home is chosen when the sequence takes its first page behind the prefix, and not anew when
+/// the rank is crowded later: its combine would move rows then.
+TEST(PrefixPlacement, ASequenceWithAPrefixChoosesItsHomeOnce) {
+  AllocatorOptions options = with_prefixes(64, 32);
+  options.ranks = 2;
+  PageAllocator allocator(options);
+  ASSERT_EQ(serve(allocator, Tokens(16, 1), true), PageRank{0});
+  PrefixKey key(allocator.prefix_rules());
+  key.append(Tokens(kTokensPerPage, 1));
+  const SequenceId id = allocator.create_with_prefix(key);
+  allocator.append(id, kTokensPerPage);
+  const PageRank home = allocator.pages(id).back().rank();
+  std::vector<SequenceId> others;
+  for (int i = 0; i < 16; ++i) {
+    others.push_back(allocator.create());
+    allocator.append(others.back(), 4 * kTokensPerPage);
+  }
+  for (const SequenceId other : others)
+    if (allocator.pages(other)[0].rank() != home) allocator.erase(other);
+  ASSERT_GT(allocator.free_pages(PageRank{1 - home.value}), allocator.free_pages(home) + 8);
+  allocator.append(id, kTokensPerPage);
+  EXPECT_EQ(allocator.pages(id).back().rank(), home);
+}
+
+/// Pages that are brought back without a home leave the homes' pages to those that have one.
+TEST(PrefixPlacement, PagesComeBackAtTheirHomes) {
+  AllocatorOptions options = with_prefixes(4, 1000);
+  options.placement = Placement::kPacked;
+  PageAllocator packed(options);
+  packed.append(packed.create(), 3 * kTokensPerPage);  // one page of rank 0 is left
+  PrefixKey key(packed.prefix_rules());
+  key.append(Tokens(2 * kTokensPerPage, 5));
+  const std::vector<PageRank> homes{PageRank{-1}, PageRank{0}};
+  const PrefixMatch match = packed.bring_back(key, 2, homes);
+  EXPECT_EQ(packed.pages(match.pin)[0].rank(), PageRank{1});
+  EXPECT_EQ(packed.pages(match.pin)[1].rank(), PageRank{0});
+
+  // The sequence goes on where its pages have come back.
+  PageAllocator balanced(with_prefixes(4 * 64, 1000));
+  const PrefixMatch far = balanced.bring_back(key, 2, std::vector<PageRank>(2, PageRank{2}));
+  const SequenceId id = balanced.create_with_prefix(far);
+  balanced.append(id, kTokensPerPage);
+  EXPECT_EQ(balanced.pages(id).back().rank(), PageRank{2});
+}
+
 /// Serves requests of 8 pages of their own each. Returns how many of their pages are cached.
 std::int64_t cached_of(PageAllocator& allocator, std::int32_t requests, bool serves) {
   std::int64_t pages = 0;

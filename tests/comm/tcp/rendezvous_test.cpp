@@ -177,6 +177,20 @@ TEST(TcpRendezvous, NoticesAnotherProgramOnRankZerosPort) {
   EXPECT_EQ(patient.get()->size(), 2);
 }
 
+TEST(TcpRendezvous, NoticesAnotherVersionOnRankZerosPort) {
+  const std::uint16_t port = free_port();
+  tcp::Challenge challenge;
+  challenge.version = tcp::kVersion + 1;
+  Stranger server({reinterpret_cast<const char*>(&challenge), sizeof challenge});
+  server.listen(port);
+  auto one = meet(soon(1, 2, port, 300ms));
+  std::jthread answers([&] {
+    while (server.try_to_answer()) continue;
+  });
+  expect_late(one, Rank{1}, {Rank{0}}, {"another version of kvmesh", std::to_string(port)});
+  server.stop();
+}
+
 TEST(TcpRendezvous, NoticesASilentProgramOnRankZerosPort) {
   const std::uint16_t port = free_port();
   Stranger server("");

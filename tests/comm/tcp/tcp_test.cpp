@@ -75,6 +75,29 @@ TEST(Tcp, SurvivorNamesTheLateRank) {
   });
 }
 
+/// Rank 1 waits for rank 0, which waits for rank 2 and sees its connection end.
+TEST(Tcp, SurvivorNamesTheLostRank) {
+  const auto body = [](Communicator& comm) {
+    if (comm.rank() == Rank{2}) throw Error("rank 2 ends");
+    std::byte received{};
+    const Rank from{comm.rank() == Rank{1} ? 0 : 2};
+    const Incoming in{from, std::span(&received, 1)};
+    if (comm.rank() == Rank{0}) {
+      EXPECT_THROW(comm.exchange({}, std::span(&in, 1), "one token"), PeerLost);
+      return;
+    }
+    try {
+      comm.exchange({}, std::span(&in, 1), "another token");
+      ADD_FAILURE() << "rank 0 sent nothing";
+    } catch (const Timeout& error) {
+      EXPECT_EQ(error.late(), std::vector{Rank{2}});
+    } catch (const PeerLost& error) {
+      ADD_FAILURE() << error.what();
+    }
+  };
+  EXPECT_THROW(TcpRanks<3>::run(body), Error);
+}
+
 TEST(Tcp, GroupsBreakAlone) {
   TcpRanks<4>::run([](Communicator& comm) {
     const std::unique_ptr<Communicator> part = comm.split(comm.rank().value % 2, 0);

@@ -88,6 +88,12 @@ TEST(AttendErrors, MorePagesThanAVisitCanNumber) {
 TEST(AttendErrors, PositionsPastInt32) {
   expect_bad_batch([](auto& b) { b.q_positions = {0, std::int64_t{1} << 32, 0}; }, "position");
   expect_bad_batch([](auto& b) { b.q_positions = {0, 0, -(std::int64_t{1} << 33)}; }, "position");
+  // The end of a range of positions is an int32, too.
+  expect_bad_batch(
+      [](auto& b) {
+        b.q_positions = {0, (std::int64_t{1} << 31) - 1, 0};
+      },
+      "position");
 }
 
 // Calls attend_partial with a spoilt argument, and expects unchanged outputs.

@@ -39,6 +39,19 @@ TEST_P(AttendExact, BitsDoNotDependOnThreads) {
   }
 }
 
+/// Forks read their common pages each for itself: a partial of several has other bits.
+TEST_P(AttendExact, ForksMatchFloat64) {
+  CaseSpec spec{.shape = {8, 2, 16, 16, 16}};
+  spec.options.mask = mods::causal();
+  spec.sequences = {{.q_len = 1, .kv_len = 430}};
+  for (std::int64_t own : {0, 5, 20}) {
+    spec.sequences.push_back(
+        {.q_len = 1, .kv_len = 25 * 16 + own, .prefix = {.of = 0, .pages = 25}});
+  }
+  AttentionCase c(spec);
+  EXPECT_TRUE(c.matches(outputs(c)));
+}
+
 TEST_P(AttendExact, NanStaysInItsRow) { expect_nan_stays_in_its_row(outputs); }
 
 TEST_P(AttendExact, TakesScoresOfAnySize) { expect_scores_of_any_size(Dtype::kFloat32, outputs); }

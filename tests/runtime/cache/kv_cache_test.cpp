@@ -263,5 +263,20 @@ TEST(KvCache, IgnoresTheHeadsOfStatesUnderABlockMask) {
   EXPECT_EQ(cache.plan({{cache.create(), 4}}, {.block_mask = &mask}).query_tokens(), 4);
 }
 
+/// A later step may have queries at earlier positions again.
+TEST(KvCacheWindow, AStepWithoutNewTokensGivesNothingUp) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  CacheOptions options = small_cache_options();
+  options.window = 4;
+  KvCache cache(mesh, options);
+  const SequenceId id = cache.create();
+  fill(cache, id, 12);
+  cache.plan({{id, 0, 1}});
+  EXPECT_EQ(cache.allocator().released_pages(id), 0);
+  EXPECT_NO_THROW(cache.plan({{id, 0, 12}}));
+  cache.plan({{id, 1}});
+  EXPECT_EQ(cache.allocator().released_pages(id), 2) << "the query at 12 sees from position 9";
+}
+
 }  // namespace
 }  // namespace kvmesh::test

@@ -128,6 +128,29 @@ TEST(PlanAgreement, ComparesBlockMasks) {
   };
   EXPECT_EQ(hash(first, Contents::kLeftOut), hash(second, Contents::kLeftOut));
   EXPECT_NE(hash(first, Contents::kHashed), hash(second, Contents::kHashed));
+  const auto listing_full = [&](std::int32_t block) {
+    const BlockRow rows[] = {{.partial = {}, .full = {block}}, {.partial = {0}, .full = {1}}};
+    return BlockMask::from_lists(shape, rows);
+  };
+  EXPECT_NE(hash(listing_full(0), Contents::kHashed), hash(listing_full(1), Contents::kHashed));
+
+  // The same lists for queries at other positions, where partial blocks are masked otherwise.
+  BlockMaskShape later = shape;
+  later.q_start = {4};
+  const BlockRow rows[] = {{.partial = {0}, .full = {}}, {.partial = {0}, .full = {}}};
+  const BlockMask at_start = BlockMask::from_lists(shape, rows, mods::causal());
+  const BlockMask at_four = BlockMask::from_lists(later, rows, mods::causal());
+  EXPECT_NE(hash(at_start, Contents::kLeftOut), hash(at_four, Contents::kLeftOut));
+}
+
+TEST(PlanAgreement, ComparesKindsOfLayers) {
+  const auto hash = [](const LayerKind& kind) { return hashes_of({.kinds = {kind}}).fields; };
+  EXPECT_EQ(hash({.layers = {0, 2}}), hash({.layers = {0, 2}}));
+  EXPECT_NE(hash({.layers = {0, 2}}), hash({.layers = {0, 1}}));
+  EXPECT_NE(hash({.layers = {0}}), hash({.layers = {0}, .mask = window(8)}));
+  EXPECT_NE(hash({.layers = {0}}), hash({.layers = {0}, .score = mods::soft_cap(30)}));
+  EXPECT_NE(hash({.layers = {0}, .scale = 0.5f}), hash({.layers = {0}, .scale = 0.25f}));
+  EXPECT_NE(hash({.layers = {0}, .scale = 0.5f}), hash({.layers = {0}}));
 }
 
 // ---- Through a cache. Every sequence is short and lives on one rank ----

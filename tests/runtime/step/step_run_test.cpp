@@ -213,10 +213,24 @@ TEST_F(StepRunOrder, ChecksTheTensorsOfAGather) {
   repeated.strides[0] = 0;  // several tokens in one place
   EXPECT_THROW(run_.gather_queries(share, repeated, {}), InvalidArgument);
   ConstTensorView other_order = q;  // in q's memory, but not where q has these heads
-  other_order.strides = {8, 24, 1};
-  EXPECT_THROW(run_.gather_queries(other_order, q, {}), InvalidArgument);
+  for (const std::array<std::int64_t, 2>& strides :
+       {std::array<std::int64_t, 2>{8, 24}, {32, 16}, {64, 8}}) {
+    other_order.strides = {strides[0], strides[1], 1};
+    EXPECT_THROW(run_.gather_queries(other_order, q, {}), InvalidArgument) << strides[0];
+  }
   run_.gather_queries(share, q, {});
   EXPECT_EQ(record_.calls, Calls{"gather_queries"});
+}
+
+// A reduction adds in an order that depends on a row's place: a step whose rows are to have the
+// same bits in any batch has none, unless the caller wants it.
+TEST(StepRunOptions, AFixedSplitMergesInTheOrderOfRanks) {
+  const auto strategy = [](std::int64_t fixed_split, CombineStrategy asked) {
+    return combine_options({.strategy = asked, .fixed_split_tokens = fixed_split}).strategy;
+  };
+  EXPECT_EQ(strategy(0, CombineStrategy::kAuto), CombineStrategy::kAuto);
+  EXPECT_EQ(strategy(1024, CombineStrategy::kAuto), CombineStrategy::kAllToAll);
+  EXPECT_EQ(strategy(1024, CombineStrategy::kReduceScatter), CombineStrategy::kReduceScatter);
 }
 
 // The errors of waits on a device name it.

@@ -1,10 +1,12 @@
 // The errors of streams that are damaged, or do not fit.
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <random>
 
 #include "core/crc32c.hpp"
 #include "runtime/streams/sequence_format.hpp"
+#include "tests/runtime/cache/cache_inside.hpp"
 #include "tests/runtime/streams/sequence_stream_case.hpp"
 #include "tests/support/random.hpp"
 
@@ -106,6 +108,92 @@ TEST_F(BadStream, WithAnotherNumberOfScalesThanOfHeadsIsCorrupt) {
   EXPECT_TRUE(read_with(kHeads, 0));
   EXPECT_THROW(read_with(kHeads + 1, 0), StreamError);
   EXPECT_THROW(read_with(1, kHeads + 7), StreamError);
+}
+
+/// Returns the header's bytes with `more` bytes at its end, and a size and a checksum that fit.
+Stream lengthened(const SequenceHeader& header, std::uint32_t more) {
+  constexpr std::size_t kSizeAt = 12, kSum = 4;
+  Stream bytes = encode(header);
+  bytes.resize(bytes.size() - kSum + more);
+  std::uint32_t size = 0;
+  std::memcpy(&size, bytes.data() + kSizeAt, sizeof size);
+  size += more;
+  std::memcpy(bytes.data() + kSizeAt, &size, sizeof size);
+  const std::uint32_t sum = crc32c(bytes);
+  const auto raw = std::as_bytes(std::span(&sum, 1));
+  bytes.insert(bytes.end(), raw.begin(), raw.end());
+  return bytes;
+}
+
+/// A program that publishes the imported pages trusts the ids and hashes to be those of the tokens.
+TEST_F(BadStream, WithListsThatDoNotFitItsTokensIsCorrupt) {
+  MemorySource source(good_);
+  const SequenceHeader good = read_header(source);
+  const auto reads = [](const Stream& bytes) {
+    MemorySource from(bytes);
+    return read_header(from).tokens == 260;
+  };
+  const auto reads_with = [&](const std::function<void(SequenceHeader&)>& change) {
+    SequenceHeader header = good;
+    change(header);
+    return reads(encode(header));
+  };
+  EXPECT_TRUE(reads_with([](SequenceHeader&) {}));
+  EXPECT_TRUE(reads_with([](SequenceHeader& it) { it.hashes.pop_back(); }));
+  EXPECT_THROW(reads_with([](SequenceHeader& it) { it.hashes.emplace_back(); }), StreamError);
+  EXPECT_THROW(reads_with([](SequenceHeader& it) { it.token_ids[3] = -1; }), StreamError);
+  for (const std::int32_t change : {-1, 1}) {
+    EXPECT_THROW(reads_with([&](SequenceHeader& it) {
+                   it.token_ids.resize(static_cast<std::size_t>(260 + change));
+                   it.hashes.clear();
+                 }),
+                 StreamError);
+  }
+  EXPECT_TRUE(reads(lengthened(good, 0)));
+  EXPECT_THROW(reads(lengthened(good, 1)), StreamError);
+}
+
+/// Records of one length, of the same layer, whose checksums are right.
+TEST_F(BadStream, WithRecordsOfOtherTokensInTheirPlaceIsCorrupt) {
+  const Stream good = exported({}, options_of({}), 512);
+  MemorySource source(good);
+  const std::size_t header = encode(read_header(source)).size();
+  const std::size_t record = 256 * kHeads * (kDim + 6) * 4 + 4;
+  const auto of_layer_0 = [&](Stream& stream, std::size_t part) {
+    return stream.begin() + static_cast<std::ptrdiff_t>(header + part * 3 * record);
+  };
+  Stream bad = good;
+  std::swap_ranges(of_layer_0(bad, 0), of_layer_0(bad, 0) + static_cast<std::ptrdiff_t>(record),
+                   of_layer_0(bad, 1));
+  EXPECT_EQ(refusal(options_, good), std::nullopt);
+  EXPECT_EQ(refusal(options_, bad), Reason::kCorrupt);
+}
+
+/// Rank 0 cannot see that the rows of another rank are wrong, and the stream looks whole but for
+/// its end.
+TEST_F(BadStream, OfRowsThatARankCouldNotReadHasNoEnd) {
+  class Unreadable final : public OtherBackend {
+   public:
+    using OtherBackend::OtherBackend;
+    void wait_idle() override { throw Error("injected"); }
+  };
+  run_on_threads(2, [&](Mesh& mesh) {
+    KvCache cache(mesh, options_);
+    const SequenceId sequence = cache.create();
+    append_numbers(mesh, cache, sequence, 400);
+    std::unique_ptr<Backend>& backend = inside(cache).groups[0].backend;
+    if (mesh.rank().value == 1) backend = std::make_unique<Unreadable>(std::move(backend));
+    MemorySink sink;
+    EXPECT_THROW(cache.export_sequence(sequence, mesh.rank().value == 0 ? &sink : nullptr), Error);
+    if (mesh.rank().value != 0) return;
+    MemorySource written(sink.bytes());
+    try {
+      inspect_sequence(written);
+      ADD_FAILURE() << "it is a whole stream";
+    } catch (const StreamError& error) {
+      EXPECT_EQ(error.reason(), Reason::kTruncated);
+    }
+  });
 }
 
 /// Header and end are small and hold every number that a program trusts; so most changes go there,

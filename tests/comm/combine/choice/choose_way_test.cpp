@@ -181,6 +181,16 @@ WayTable times(std::initializer_list<std::pair<WayStrategy, double>> ways) {
   return table;
 }
 
+/// Ranks that share a GPU wait for one another there: a measurement that says otherwise had luck.
+TEST(ChooseWay, ATableNeverChoosesPeersThatShareAGpu) {
+  const WayTable fast_peer =
+      times({{{WayKind::kPeer, kAllToAll}, 1}, {{WayKind::kStaged, kAllToAll}, 30}});
+  CombineMeans means = kLinkedSharedGpu;
+  means.table = &fast_peer;
+  for (const Scatter scatter : {Scatter::kHeads, Scatter::kAll})
+    EXPECT_EQ(choose_way(means, kSmall, {.scatter = scatter}, true).way, kStaged) << name(scatter);
+}
+
 TEST(ChooseWay, ATableComesBeforeTheRule) {
   const WayTable slow_peer = times({{{WayKind::kPeer, kAllToAll}, 30},
                                     {{WayKind::kNccl, kAllToAll}, 20},

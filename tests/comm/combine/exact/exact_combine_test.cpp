@@ -132,5 +132,43 @@ TEST(ExactCombine, RowsHaveTheBitsOfOnePlace) {
   }
 }
 
+/// Half of the heads is as many rows as half of the tokens, so no length shows the difference.
+TEST(ExactCombine, RefusesRowsOfAnotherPlan) {
+  run_loopback(
+      2,
+      [](Communicator& comm) {
+        ExactCombine combine(std::make_shared<RowExchange>(comm));
+        const int rank = comm.rank().value;
+        const CombineOptions options{.scatter = rank == 0 ? Scatter::kHeads : Scatter::kTokens};
+        const CombineShape shape{kHeads, kHeads, kDim};
+        combine.plan(shape, options, {});
+        const CombineBlock own = block_of(shape, options.scatter, rank, 2);
+        std::vector<float> o(static_cast<std::size_t>(own.rows() * kDim));
+        const std::int64_t tokens = own.tokens.size(), heads = own.heads.size();
+        EXPECT_THROW(combine.run(rows_of(rank, kHeads).view(),
+                                 {{o.data(), Dtype::kFloat32, {tokens, heads, kDim}}, {}}),
+                     DigestMismatch);
+      },
+      kTestDeadline);
+}
+
+/// It merges in its own way, but refuses what a combine of partials refuses.
+TEST(ExactCombine, RefusesStrategiesThatTheHostDoesNotHave) {
+  run_loopback(1, [](Communicator& comm) {
+    ExactCombine combine(std::make_shared<RowExchange>(comm));
+    const CombineShape shape{2, kHeads, kDim};
+    const Participation mask(2, 1);
+    EXPECT_THROW(combine.plan(shape, {.strategy = CombineStrategy::kAllReduce}, {}),
+                 InvalidArgument);
+    EXPECT_THROW(combine.plan(shape,
+                              {.scatter = Scatter::kOwner,
+                               .strategy = CombineStrategy::kReduceScatter,
+                               .participation = &mask},
+                              {}),
+                 InvalidArgument);
+    EXPECT_NO_THROW(combine.plan(shape, {.strategy = CombineStrategy::kReduceScatter}, {}));
+  });
+}
+
 }  // namespace
 }  // namespace kvmesh::test
