@@ -138,6 +138,7 @@ void append_all(const SequenceHeader& header, SequenceId sequence, std::deque<Ca
       allocator.give_up_before(sequence, tokens + page);
     }
     allocator.append(sequence, header.tokens - tokens);
+    if (groups[g].options.window > 0) allocator.give_up_before(sequence, header.groups[g].first);
   }
 }
 

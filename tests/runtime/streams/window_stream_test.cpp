@@ -223,8 +223,7 @@ TEST(WindowStream, ThatOneGroupHasNoRoomForEvictsNothingOfAnother) {
                    options.prefix.enabled = true;
                    KvCache to(mesh, options);
                    const SequenceId sequence = from.create();
-                   from.reserve(sequence, 56);
-                   from.plan({{sequence, 56}});
+                   for (int i = 0; i < 14; ++i) from.plan({{sequence, 4}});
                    for (int prompt = 0; prompt < 4; ++prompt) {
                      const SequenceId cached = to.create();
                      to.plan({{cached, 8}});
@@ -235,6 +234,10 @@ TEST(WindowStream, ThatOneGroupHasNoRoomForEvictsNothingOfAnother) {
                    }
                    const Stream stream = export_of(mesh, from, sequence);
                    MemorySource source(stream);
+                   for (const int group : {0, 1}) {
+                     ASSERT_EQ(to.allocator(group).cached_pages(), 8) << group;
+                     ASSERT_EQ(to.allocator(group).free_pages(), 8) << group;
+                   }
                    EXPECT_THROW(to.import_sequence(&source), OutOfPages);
                    for (const int group : {0, 1}) {
                      EXPECT_EQ(to.allocator(group).evicted_pages(), 0) << group;
