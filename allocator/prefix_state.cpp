@@ -84,6 +84,7 @@ Sequence& PageAllocator::State::match(const PrefixMatch& match) {
 
 SequenceId PageAllocator::State::create_with_prefix(const PrefixMatch& match) {
   this->match(match).is_match = false;
+  record("use match", match.pin);
   return match.pin;
 }
 

@@ -177,6 +177,7 @@ TEST(Journal, DigestCoversMovesAndPrefixes) {
       [](Published& p) { p.allocator.match_prefix(p.key); },
       [](Published& p) { p.allocator.match_prefix(p.key, 8); },
       [](Published& p) { p.allocator.match_prefix(p.key, 4); },
+      [](Published& p) { p.allocator.create_with_prefix(p.allocator.match_prefix(p.key)); },
       [](Published& p) { p.allocator.bring_back(p.key, 4, {}); },
       [](Published& p) { p.allocator.bring_back(p.key, 3, {}); },
       [](Published& p) { p.allocator.publish(p.published, p.key); },
