@@ -22,11 +22,13 @@ struct TierOptions {
   /// Part of the name of the model's folder below it: letters, digits, '.', '_' and '-'. Models
   /// with other weights need other names.
   std::string model = "model";
-  /// The most bytes that the ranks together keep there. At first the files of earlier runs are in
-  /// the order of their last use.
+  /// The most bytes that the ranks together keep there, each an equal part of them. Files of
+  /// earlier runs count, also those of other numbers of ranks and of other `head_parallel`. They
+  /// are in the order of their last use at first, and when a cache is made, they leave only if all
+  /// together are over the limit: the oldest first.
   std::int64_t file_bytes = std::int64_t{16} << 30;
-  /// Files and folders are on the disk before a store is completed. Without it a crash of the
-  /// machine may leave files whose checksums are wrong: they are misses.
+  /// Files, and folders made for them, are on the disk before a store is completed. Without it a
+  /// crash of the machine may leave files whose checksums are wrong: they are misses.
   bool durable = false;
   /// Files are read and written around the system's cache (O_DIRECT), where the file system can. It
   /// is for pages of about a MiB or more. Stores gain from it, durable ones most, and the system's

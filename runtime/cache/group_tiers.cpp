@@ -56,7 +56,7 @@ FileTier::Options file_options(const Mesh& mesh, const CacheOptions& cache, Cach
   const std::size_t rows = static_cast<std::size_t>(cache.page_size) *
                            static_cast<std::size_t>(pool.format.heads) * pool.layers.size();
   const TierOptions& tiers = cache.tiers;
-  const auto bytes = static_cast<double>(tiers.file_bytes / mesh.size());
+  const auto bytes = static_cast<double>(tiers.file_bytes);
   return {.folder = fmt::format(
               "{}/{}-{:016x}-v{}/layers-{}-{}", tiers.directory, tiers.model,
               fingerprint(cache, group.options, pool.layers, group.allocator.prefix_rules()),
@@ -72,12 +72,16 @@ FileTier::Options file_options(const Mesh& mesh, const CacheOptions& cache, Cach
                     .row_bytes = static_cast<std::uint32_t>(image / rows)},
           .format = pool.format,
           .way = {.durable = tiers.durable, .direct = tiers.direct},
-          .bytes = pools.groups().size() == 1
-                       ? tiers.file_bytes / mesh.size()
-                       : static_cast<std::int64_t>(pages_of_group(bytes, cache, pools, number) *
-                                                   static_cast<double>(image)),
+          .sharers = {.bytes = pools.groups().size() == 1
+                                   ? tiers.file_bytes
+                                   : static_cast<std::int64_t>(
+                                         pages_of_group(bytes, cache, pools, number) *
+                                         static_cast<double>(image)),
+                      .parts = mesh.head_parallel(),
+                      .ranks = mesh.kv_parallel(),
+                      .part = mesh.head_rank(),
+                      .rank = mesh.kv_rank().value},
           .eviction = cache.prefix.eviction,
-          .ranks = mesh.kv_parallel(),
           .me = mesh.page_rank(),
           .device = mesh.device()};
 }

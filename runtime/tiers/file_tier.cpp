@@ -1,12 +1,9 @@
 #include "runtime/tiers/file_tier.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
-#include <cstdio>
 #include <cstring>
 #include <exception>
-#include <filesystem>
 #include <new>
 
 #include "core/aligned_buffer.hpp"
@@ -15,27 +12,6 @@
 
 namespace kvmesh {
 namespace {
-
-namespace fs = std::filesystem;
-
-std::string hex(const PageHash& hash) {
-  std::string text;
-  for (const std::uint8_t byte : hash.bytes) text += fmt::format("{:02x}", byte);
-  return text;
-}
-
-/// The inverse of `hex`. Returns nothing for other texts.
-std::optional<PageHash> hash_of(std::string_view text) {
-  PageHash hash;
-  if (text.size() != 2 * hash.bytes.size()) return std::nullopt;
-  const char* at = text.data();
-  for (std::uint8_t& byte : hash.bytes) {
-    const auto [end, error] = std::from_chars(at, at + 2, byte, 16);
-    if (error != std::errc() || end != at + 2) return std::nullopt;
-    at = end;
-  }
-  return hash;
-}
 
 /// The member that counts each FileFault. A file that another rank has removed meanwhile is
 /// missing.
@@ -55,11 +31,6 @@ static_assert(std::size(kCountOf) == static_cast<std::size_t>(FileFault::kIo) + 
 /// folder it can remove none.
 constexpr int kMostFailures = 8;
 
-/// The folders of pages have ranges of heads, of which a page's header has 16 bits.
-constexpr int kMostHeads = 1 << 16;
-
-std::string heads_name(int first, int last) { return fmt::format("heads-{}-{}", first, last); }
-
 std::size_t bytes_of_head(const PagePlane& plane, int page_size) {
   return static_cast<std::size_t>(plane.elements) * static_cast<std::size_t>(page_size) *
          size_bytes(plane.dtype);
@@ -71,81 +42,53 @@ FileTier::FileTier(const Options& options, FileCalls& calls, PageCopies& copies)
     : options_(options),
       calls_(calls),
       copies_(copies),
-      own_{.first_head = options.shape.first_head,
-           .heads = options.shape.heads,
-           .path = fmt::format("{}/{}", options.folder,
-                               heads_name(options.shape.first_head,
-                                          options.shape.first_head + options.shape.heads - 1))},
+      folders_(options.folder, options.shape.first_head, options.shape.heads, options.sharers.part),
       loaded_(options.device, options.shape.image_bytes()),
-      kept_(options.eviction, options.bytes, static_cast<std::int64_t>(options.shape.file_bytes())),
+      kept_(options.eviction, options.sharers.bytes_per_rank(),
+            static_cast<std::int64_t>(options.shape.file_bytes())),
       jobs_([device = options.device] { use_device(device); }) {
-  if (calls_.make_folder(own_.path.c_str()) != 0) count(FileFault::kDenied);
-  find_folders();
+  count(make_page_folder(calls_, folders_.own().path, options_.way));
+  folders_.find();
   find_files();
   for (int i = 0; i < kBuffers; ++i)
     free_.emplace_back(options_.device, file_buffer_bytes(options_.shape.file_bytes()));
 }
 
-std::string FileTier::path(const Folder& folder, const PageHash& hash) const {
-  const std::string name = hex(hash);
-  return fmt::format("{}/{}/{}/{}.page", folder.path, name.substr(0, 2), name.substr(2, 2), name);
-}
-
-/// Lists the folders, one for each range of heads.
-void FileTier::find_folders() {
-  folders_ = {own_};
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(options_.folder, error)) {
-    const std::string name = entry.path().filename().string();
-    int first = 0, last = 0;
-    if (std::sscanf(name.c_str(), "heads-%d-%d", &first, &last) != 2) continue;
-    const bool is_range = 0 <= first && first <= last && last < kMostHeads - 1;
-    if (!is_range || name != heads_name(first, last) || entry.path() == own_.path) continue;
-    folders_.push_back(
-        {.first_head = first, .heads = last - first + 1, .path = entry.path().string()});
-  }
-  // The larger ranges first, so that few files cover a page.
-  std::ranges::sort(folders_.begin() + 1, folders_.end(), [](const Folder& a, const Folder& b) {
-    return std::pair(b.heads, a.first_head) < std::pair(a.heads, b.first_head);
-  });
-}
-
-/// Lists the files that this rank counts. Removes those over the limit, and parts of files that
-/// killed processes have left. The kv ranks divide the files by the last digits of their hashes.
+/// Counts this rank's share of the files, and removes its share of those over the limit. Removes
+/// parts of files that killed processes have left.
 void FileTier::find_files() {
-  struct Found {
-    fs::file_time_type time;
-    PageHash hash;
-    std::int64_t bytes;
-  };
-  std::vector<Found> found;
-  std::error_code error;
-  for (fs::recursive_directory_iterator at(own_.path, error), end; !error && at != end;
-       at.increment(error)) {
-    const std::optional<PageHash> hash = hash_of(at->path().stem().string());
-    std::error_code gone;
-    if (is_left_over(at->path())) calls_.remove(at->path().c_str());
-    if (at->path().extension() != ".page" || !hash) continue;
-    const int share = hash->bytes[30] << 8 | hash->bytes[31];
-    if (share % options_.ranks != options_.me.value) continue;
-    const auto size = static_cast<std::int64_t>(at->file_size(gone));
-    if (gone) continue;  // it was removed meanwhile, or is a folder
-    const auto time = at->last_write_time(gone);
-    if (!gone) found.push_back({time, *hash, size});
-  }
-  std::ranges::sort(found, {}, &Found::time);
+  const FoundShare share = share_found(merge_found(folders_.files(calls_)), options_.sharers);
   const std::lock_guard lock(mutex_);
-  for (const Found& file : found) add(file.hash, file.bytes);
+  for (const FoundPage& page : share.excess) {
+    if (remove(page.hash) == FileFault::kNone) {
+      ++counts_.removed;
+    } else {
+      kept_.add(page.hash, page.bytes);
+    }
+  }
+  // Without a look at the rank's own limit: all ranks together are within theirs.
+  for (const FoundPage& page : share.kept) kept_.add(page.hash, page.bytes);
 }
 
-/// Counts a file, and removes those over the limit. A file that cannot be removed still counts, and
-/// the next one is removed instead. REQUIRES: the lock.
+/// Counts what there is of a page, after a file of it was removed. REQUIRES: the lock.
+void FileTier::recount(const PageHash& hash) {
+  if (!kept_.used(hash)) return;  // another rank counts it, or none
+  const std::int64_t bytes = folders_.bytes_of(hash);
+  if (bytes == 0) {
+    kept_.forget(hash);
+  } else {
+    kept_.add(hash, bytes);
+  }
+}
+
+/// Counts a page's files, and removes those over the limit. A page that cannot be removed still
+/// counts, and the next one is removed instead. REQUIRES: the lock.
 void FileTier::add(const PageHash& hash, std::int64_t bytes) {
   kept_.add(hash, bytes);
   for (int failures = 0; failures < kMostFailures;) {
     const std::optional<PageHash> first = kept_.excess();
     if (!first) return;
-    if (remove(path(*first)) != FileFault::kNone) {
+    if (remove(*first) != FileFault::kNone) {
       kept_.used(*first);
       ++failures;
       continue;
@@ -153,6 +96,16 @@ void FileTier::add(const PageHash& hash, std::int64_t bytes) {
     kept_.left(*first);
     ++counts_.removed;
   }
+}
+
+/// Removes the files that counted_paths names. Returns the last fault. REQUIRES: the lock.
+FileFault FileTier::remove(const PageHash& hash) {
+  FileFault fault = FileFault::kNone;
+  for (const std::string& path : folders_.counted_paths(hash)) {
+    const FileFault its = remove(path);
+    if (its != FileFault::kNone) fault = its;
+  }
+  return fault;
 }
 
 /// Removes a file, and counts a fault. A file that is gone already is no fault. REQUIRES: the lock.
@@ -170,7 +123,7 @@ void FileTier::renew(std::vector<PageHash> pages, bool hit) {
         if (!hit) {
           kept_.used(hash);
         } else if (kept_.hit(hash)) {
-          calls_.touch(path(hash).c_str());
+          for (const std::string& path : folders_.counted_paths(hash)) calls_.touch(path.c_str());
         }
       }
       return true;
@@ -179,30 +132,12 @@ void FileTier::renew(std::vector<PageHash> pages, bool hit) {
   });
 }
 
-/// Returns the folders whose files together have all heads of this rank, in their order; empty if
-/// some are missing.
-std::optional<std::vector<const FileTier::Folder*>> FileTier::cover(const PageHash& hash) const {
-  std::vector<const Folder*> parts;
-  const int end = own_.first_head + own_.heads;
-  for (int head = own_.first_head; head < end;) {
-    const auto part = std::ranges::find_if(folders_, [&](const Folder& folder) {
-      std::error_code unknown;
-      return folder.first_head <= head && head < folder.first_head + folder.heads &&
-             fs::exists(path(folder, hash), unknown);
-    });
-    if (part == folders_.end()) return std::nullopt;
-    parts.push_back(&*part);
-    head = part->first_head + part->heads;
-  }
-  return parts;
-}
-
 TierAnswer FileTier::lookup(const PageHash& hash) {
   {
     const std::lock_guard lock(mutex_);
     if (under_way_.contains(hash)) return TierAnswer::kRetry;
   }
-  return cover(hash) ? TierAnswer::kHit : TierAnswer::kMiss;
+  return folders_.cover(hash) ? TierAnswer::kHit : TierAnswer::kMiss;
 }
 
 TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
@@ -225,10 +160,7 @@ TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
 
 void FileTier::forget_removed(std::span<const PageHash> pages) {
   const std::lock_guard lock(mutex_);
-  for (const PageHash& hash : pages) {
-    std::error_code unknown;
-    if (fs::status(path(hash), unknown).type() == fs::file_type::not_found) kept_.forget(hash);
-  }
+  for (const PageHash& hash : pages) recount(hash);
 }
 
 /// Takes a free buffer for a page, whose store is under way from then on. Returns null if no buffer
@@ -281,7 +213,7 @@ bool FileTier::store(const PageHash& hash, const HostMemory& buffer) {
   if (fault != FileFault::kNone) return false;
   const std::lock_guard lock(mutex_);
   ++counts_.stores;
-  add(hash, static_cast<std::int64_t>(size));
+  add(hash, folders_.bytes_of(hash));
   return true;
 }
 
@@ -331,39 +263,40 @@ void FileTier::end_loads() {
 }
 
 bool FileTier::load(const PageHash& hash, std::byte* image) {
-  const auto parts = cover(hash);
+  const auto parts = folders_.cover(hash);
   if (!parts) return false;
-  return std::ranges::all_of(*parts,
-                             [&](const Folder* folder) { return read_part(*folder, hash, image); });
+  return std::ranges::all_of(
+      *parts, [&](const PageFolder* folder) { return read_part(*folder, hash, image); });
 }
 
 /// Reads a file and copies this rank's heads into the image.
-bool FileTier::read_part(const Folder& folder, const PageHash& hash, std::byte* image) {
+bool FileTier::read_part(const PageFolder& folder, const PageHash& hash, std::byte* image) {
   PageFileShape shape = options_.shape;
   shape.first_head = static_cast<std::uint16_t>(folder.first_head);
   shape.heads = static_cast<std::uint16_t>(folder.heads);
   AlignedBuffer buffer(file_buffer_bytes(shape.file_bytes()) + kFileBlock);
   const std::span<std::byte> bytes(static_cast<std::byte*>(buffer.data()), buffer.size_bytes());
-  const std::string name = path(folder, hash);
+  const std::string name = PageFolders::path(folder, hash);
   const FileFault fault = read_page_file(calls_, name, shape, hash, bytes, options_.way);
   count(fault);
   if (fault != FileFault::kNone) {
     // A foreign file may be another program's, until a store of the page replaces it.
     if (fault != FileFault::kCorrupt && fault != FileFault::kTruncated) return false;
     const std::lock_guard lock(mutex_);
-    if (remove(name) == FileFault::kNone && folder.path == own_.path) kept_.forget(hash);
+    if (remove(name) == FileFault::kNone) recount(hash);
     return false;
   }
-  const int first = std::max(folder.first_head, own_.first_head);
-  const int last = std::min(folder.first_head + folder.heads, own_.first_head + own_.heads);
+  const PageFolder& own = folders_.own();
+  const int first = std::max(folder.first_head, own.first_head);
+  const int last = std::min(folder.first_head + folder.heads, own.first_head + own.heads);
   const std::byte* from = bytes.data() + kPageFileHeader;
   for (int layer = 0; layer < shape.layers; ++layer) {
     for (const PagePlane& plane : options_.format.planes) {
       const std::size_t head = bytes_of_head(plane, shape.page_size);
-      std::memcpy(image + static_cast<std::size_t>(first - own_.first_head) * head,
+      std::memcpy(image + static_cast<std::size_t>(first - own.first_head) * head,
                   from + static_cast<std::size_t>(first - folder.first_head) * head,
                   static_cast<std::size_t>(last - first) * head);
-      image += static_cast<std::size_t>(own_.heads) * head;
+      image += static_cast<std::size_t>(own.heads) * head;
       from += static_cast<std::size_t>(folder.heads) * head;
     }
   }

@@ -19,6 +19,7 @@
 #include "runtime/tiers/kept_files.hpp"
 #include "runtime/tiers/page_copies.hpp"
 #include "runtime/tiers/page_file.hpp"
+#include "runtime/tiers/page_folders.hpp"
 #include "runtime/tiers/tier.hpp"
 
 namespace kvmesh {
@@ -33,9 +34,8 @@ class FileTier final : public Tier {
     PageFileShape shape{};
     PageFormat format{};
     PageFileWay way{};
-    std::int64_t bytes = 0;  ///< the most that this rank keeps
+    FileSharers sharers{};
     Eviction eviction = Eviction::kHits;
-    int ranks = 1;  ///< kv ranks, which divide the files of these heads; `me` is this one
     PageRank me{};
     Device device{};
   };
@@ -78,29 +78,24 @@ class FileTier final : public Tier {
   }
 
   /// The path of a page's file with this rank's heads.
-  std::string path(const PageHash& hash) const { return path(own_, hash); }
+  std::string path(const PageHash& hash) const { return PageFolders::path(folders_.own(), hash); }
 
  private:
-  struct Folder {
-    int first_head = 0, heads = 0;
-    std::string path;
-  };
-  std::string path(const Folder& folder, const PageHash& hash) const;
-  std::optional<std::vector<const Folder*>> cover(const PageHash& hash) const;
   bool is_cancelled(std::uint64_t wave) {
     const std::lock_guard lock(mutex_);
     return wave != wave_;
   }
   bool unpack(std::int32_t page, std::uint64_t wave);
-  void find_folders();
   void find_files();
+  void recount(const PageHash& hash);
   void add(const PageHash& hash, std::int64_t bytes);
   std::shared_ptr<HostMemory> take_buffer(const PageHash& hash);
   TierJob store_later(const PageHash& hash, const PageSource& from,
                       const std::shared_ptr<HostMemory>& buffer);
   bool store(const PageHash& hash, const HostMemory& buffer);
   bool load(const PageHash& hash, std::byte* image);
-  bool read_part(const Folder& folder, const PageHash& hash, std::byte* image);
+  bool read_part(const PageFolder& folder, const PageHash& hash, std::byte* image);
+  FileFault remove(const PageHash& hash);
   FileFault remove(const std::string& path);
   void count(FileFault fault);
   std::int64_t& counter(FileFault fault);
@@ -108,9 +103,8 @@ class FileTier final : public Tier {
   Options options_;
   FileCalls& calls_;
   PageCopies& copies_;
-  Folder own_;
-  std::vector<Folder> folders_;  // this rank's first
-  HostMemory loaded_;            // the image of the page that is being loaded
+  PageFolders folders_;
+  HostMemory loaded_;  // the image of the page that is being loaded
   std::unordered_set<PageHash, FirstBytes> distrusted_;
   TierJob last_load_ = job_done();  // earlier loads end before it
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <vector>
 
 #include "core/crc32c.hpp"
 
@@ -91,8 +92,8 @@ FileFault fill(FileCalls& calls, int file, std::span<const std::byte> buffer, st
 FileFault sync_folder(FileCalls& calls, const std::string& folder) {
   const int file = calls.open(folder.c_str(), O_RDONLY | O_DIRECTORY);
   if (file < 0) return fault_of(errno);
-  const FileFault fault = calls.sync(file) == 0 ? FileFault::kNone : fault_of(errno);
-  calls.close(file);
+  FileFault fault = calls.sync(file) == 0 ? FileFault::kNone : fault_of(errno);
+  if (calls.close(file) != 0 && fault == FileFault::kNone) fault = fault_of(errno);
   return fault;
 }
 
@@ -110,6 +111,20 @@ std::string temporary_name(const std::string& path) {
 
 }  // namespace
 
+FileFault make_page_folder(FileCalls& calls, const std::string& folder, const PageFileWay& way) {
+  namespace fs = std::filesystem;
+  std::vector<std::string> parents;  // of the folders that are missing
+  std::error_code unknown;
+  for (fs::path at = folder; way.durable && at.has_relative_path() && !fs::exists(at, unknown);
+       at = at.parent_path())
+    parents.push_back(at.has_parent_path() ? at.parent_path().string() : ".");
+  if (calls.make_folder(folder.c_str()) != 0) return fault_of(errno);
+  for (const std::string& parent : parents) {
+    if (const FileFault fault = sync_folder(calls, parent); fault != FileFault::kNone) return fault;
+  }
+  return FileFault::kNone;
+}
+
 FileFault write_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
                           const PageHash& hash, std::span<std::byte> buffer,
                           const PageFileWay& way) {
@@ -123,7 +138,8 @@ FileFault write_page_file(FileCalls& calls, const std::string& path, const PageF
   constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL;
   int opened = open_file(calls, name, kFlags, way.direct);
   if (opened < 0 && errno == ENOENT) {
-    if (calls.make_folder(folder.c_str()) != 0) return fault_of(errno);
+    const FileFault fault = make_page_folder(calls, folder, way);
+    if (fault != FileFault::kNone) return fault;
     opened = open_file(calls, name, kFlags, way.direct);
   }
   if (opened < 0) return fault_of(errno);

@@ -51,7 +51,7 @@ enum class FileFault : std::uint8_t {
 };
 
 struct PageFileWay {
-  bool durable = false;  ///< data and names are on the disk on return
+  bool durable = false;  ///< data, names and new folders are on the disk on return
   bool direct = false;   ///< O_DIRECT, where the file system can
 };
 
@@ -60,6 +60,10 @@ inline constexpr std::size_t kFileBlock = 4096;
 constexpr std::size_t file_buffer_bytes(std::size_t file_bytes) {
   return (file_bytes + kFileBlock - 1) / kFileBlock * kFileBlock;
 }
+
+/// Makes a folder, and those above it, if they are missing. Durable: then each new one's parent is
+/// synced, so the names of all new folders are on the disk on return.
+FileFault make_page_folder(FileCalls& calls, const std::string& folder, const PageFileWay& way);
 
 /// Writes the file under another name, then renames it, so no reader finds a part of it. `buffer`
 /// has room for the header, the image, and zeros up to a whole block. Makes the folder if it is

@@ -11,6 +11,7 @@
 #include "runtime/tiers/file_tier.hpp"
 #include "runtime/tiers/host_move_stream.hpp"
 #include "runtime/tiers/host_tier.hpp"
+#include "tests/runtime/tiers/synced_folders.hpp"
 #include "tests/runtime/tiers/tiers_fixture.hpp"
 
 namespace kvmesh::test {
@@ -164,7 +165,7 @@ FileTier::Options options_in(const Folder& folder) {
                     .planes = 2,
                     .row_bytes = static_cast<std::uint32_t>(row)},
           .format = kFormat,
-          .bytes = 1 << 20};
+          .sharers = {.bytes = 1 << 20}};
 }
 
 TEST_F(Copies, FilesOfFailedOnesAreNotWrittenAndTheirBuffersComeBack) {
@@ -197,6 +198,24 @@ TEST_F(Copies, FilesOfFailedOnesAreNotWrittenAndTheirBuffersComeBack) {
   EXPECT_FALSE(copies_.wait(tier.submit_load(third, {PageRank{0}, 8})));
   fails_ = false;
   EXPECT_THROW(static_cast<void>(tier.wait_for_stores(std::chrono::seconds(10))), Error);
+}
+
+TEST_F(Copies, ADurableTierHasItsFoldersOnTheDisk) {
+  const Folder folder;
+  FileTier::Options options = options_in(folder);
+  const fs::path directory = folder.path(), model = directory / "model";
+  options.folder = model / "layers-0-1";
+  SyncedFolders calls;
+  { const FileTier tier(options, calls, copies_); }
+  EXPECT_TRUE(calls.take().empty());
+  fs::remove_all(directory);
+  options.way.durable = true;
+  { const FileTier tier(options, calls, copies_); }
+  EXPECT_TRUE(fs::exists(model / "layers-0-1" / "heads-0-1"));
+  EXPECT_EQ(calls.take(), (std::vector<fs::path>{directory.parent_path(), directory, model,
+                                                 model / "layers-0-1"}));
+  { const FileTier tier(options, calls, copies_); }
+  EXPECT_TRUE(calls.take().empty()) << "they are there";
 }
 
 // The checksum of such a file would be right.

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/aligned_buffer.hpp"
+#include "tests/runtime/tiers/synced_folders.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -136,7 +137,7 @@ TEST_F(PageFiles, EveryCallThatFailsIsAFaultAndLeavesNoPart) {
         fault = write(calls, {.durable = true, .direct = direct});
         ASSERT_LT(fails, 100);
         if (calls.calls() <= fails) break;  // none failed
-        // The last two, of the folder, come after the name is there.
+        // The last three, of the folder, come after the name is there.
         EXPECT_TRUE(fault == fault_of(error) || names() == 1) << "call " << fails;
         EXPECT_EQ(names(), read(good) == FileFault::kNone ? 1u : 0u) << "call " << fails;
       }
@@ -149,6 +150,32 @@ TEST_F(PageFiles, EveryCallThatFailsIsAFaultAndLeavesNoPart) {
     }
   }
   EXPECT_GT(calls_of_writes[true], calls_of_writes[false]) << "a file of blocks is cut";
+}
+
+TEST_F(PageFiles, ThatAreDurableHaveTheirNewFoldersOnTheDisk) {
+  SyncedFolders calls;
+  ASSERT_EQ(write(calls), FileFault::kNone);
+  const fs::path ab = folder_ / "ab", cd = ab / "cd";
+  EXPECT_EQ(calls.take(), (std::vector<fs::path>{folder_.parent_path(), folder_, ab, cd}));
+  ASSERT_EQ(write(calls), FileFault::kNone);
+  EXPECT_EQ(calls.take(), std::vector<fs::path>{cd}) << "the others are there";
+  path_ = (ab / "ef" / "page").string();
+  ASSERT_EQ(write(calls), FileFault::kNone);
+  EXPECT_EQ(calls.take(), (std::vector<fs::path>{ab, ab / "ef"}));
+  path_ = (ab / "01" / "page").string();
+  ASSERT_EQ(write(calls, {.durable = false}), FileFault::kNone);
+  EXPECT_TRUE(calls.take().empty());
+}
+
+TEST_F(PageFiles, FoldersOfARelativePathAreMadeInTheCurrentOne) {
+  fs::create_directories(folder_);
+  const fs::path before = fs::current_path();
+  fs::current_path(folder_);
+  SyncedFolders calls;
+  EXPECT_EQ(make_page_folder(calls, "a/b", {.durable = true}), FileFault::kNone);
+  EXPECT_TRUE(fs::exists(folder_ / "a" / "b"));
+  fs::current_path(before);
+  EXPECT_EQ(calls.take(), (std::vector<fs::path>{".", "a"}));
 }
 
 TEST_F(PageFiles, APartThatCannotBeRemovedIsNoPageAndDisturbsNone) {
