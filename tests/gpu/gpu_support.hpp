@@ -1,6 +1,9 @@
 // Helpers of the tests on a GPU.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "core/cuda/check.hpp"
 #include "kernels/cuda/common/kernel_store.hpp"
 
@@ -8,6 +11,14 @@ namespace kvmesh::test {
 
 /// The kernels of device 0, for the whole program.
 cuda::KernelStore& kernels();
+
+/// Returns `count` elements of the device's memory. REQUIRES: the device is done with them.
+template <class T>
+std::vector<T> download(const T* from, std::int64_t count) {
+  std::vector<T> values(static_cast<std::size_t>(count));
+  check(cudaMemcpy(values.data(), from, values.size() * sizeof(T), cudaMemcpyDeviceToHost));
+  return values;
+}
 
 class Stream {
  public:

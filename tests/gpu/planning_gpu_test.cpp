@@ -8,7 +8,6 @@
 #include "kernels/cuda/common/device_mods.hpp"
 #include "kernels/cuda/plan/block_classes.hpp"
 #include "kernels/cuda/plan/block_mask_builder.hpp"
-#include "kernels/cuda/plan/device_plan.hpp"
 #include "kernels/cuda/plan/page_lists.hpp"
 #include "kvmesh/error.hpp"
 #include "tests/gpu/gpu_support.hpp"
@@ -17,14 +16,7 @@
 namespace kvmesh::test {
 namespace {
 
-template <class T>
-std::vector<T> download(const T* from, std::int64_t count) {
-  std::vector<T> values(static_cast<std::size_t>(count));
-  check(cudaMemcpy(values.data(), from, values.size() * sizeof(T), cudaMemcpyDeviceToHost));
-  return values;
-}
-
-std::vector<LocalPage> download(const cuda::PageLists& lists, std::size_t list) {
+std::vector<LocalPage> pages_on_device(const cuda::PageLists& lists, std::size_t list) {
   return download(lists.data() + lists.first_page(list), lists.size(list));
 }
 
@@ -89,7 +81,7 @@ TEST(PageLists, FollowTheChanges) {
     check(cudaDeviceSynchronize());
     for (std::size_t list = 0; list < kLists; ++list) {
       ASSERT_EQ(lists.size(list), std::ssize(model[list]));
-      ASSERT_EQ(download(lists, list), model[list]) << "round " << round << " list " << list;
+      ASSERT_EQ(pages_on_device(lists, list), model[list]) << "round " << round << " list " << list;
     }
   }
 }
@@ -119,7 +111,7 @@ TEST(PageLists, FreeTheRoomOfAFailedPlan) {
   lists.change(0, 0, one);
   send(lists, upload, stream);
   EXPECT_LE(lists.size_bytes(), 4096u);
-  EXPECT_EQ(download(lists, 0), one);
+  EXPECT_EQ(pages_on_device(lists, 0), one);
 }
 
 struct MaskCase {
@@ -231,154 +223,6 @@ TEST(BlockClasses, EqualTheTilesOfTheMask) {
     for (std::int32_t kv : blocks.full) expected[at(kv)] = TileClass::kFull;
   }
   EXPECT_EQ(tiles, expected);
-}
-
-struct PlannedTasks {
-  std::vector<cuda::DeviceTask> tasks;
-  std::vector<cuda::DeviceMerge> merges;
-};
-
-/// Plans a step of one query per sequence, with pages of 16 tokens and 8 query heads per kv head.
-PlannedTasks plan_decode(int kv_heads, const std::vector<std::int64_t>& lengths,
-                         std::int64_t fixed_split_tokens = 0) {
-  constexpr int kPage = 16, kGroup = 8;
-  const cuda::DeviceMods mods(ScoreMod().graph(), MaskMod().graph());
-  cuda::DevicePlan::Options options;
-  options.shape = {.q_heads = kv_heads * kGroup,
-                   .kv_heads = kv_heads,
-                   .k_dim = 128,
-                   .v_dim = 128,
-                   .page_size = kPage};
-  options.launches.fill({.rows = kGroup, .resident_blocks = 396, .multiprocessors = 132});
-  options.fixed_split_tokens = fixed_split_tokens;
-  cuda::DevicePlan plan(kernels(), options, mods, std::nullopt);
-  cuda::PageLists lists;
-  std::vector<AttendSequence> sequences;
-  for (std::size_t s = 0; s < lengths.size(); ++s) {
-    std::vector<LocalPage> pages;
-    for (std::int32_t page = 0; page * kPage < lengths[s]; ++page) pages.push_back({page, page});
-    lists.change(s, 0, pages);
-    sequences.push_back({.queries = 1, .kv_len = lengths[s], .appended = 1, .list = s});
-  }
-  const Stream stream;
-  cuda::Upload upload;
-  cuda::DevicePlan* const plans[] = {&plan};
-  plan_together(plans, lists, {.sequences = sequences}, upload, stream);
-  stream.wait();
-  const cuda::PlannedLaunch& launch = plan.launch(cuda::kShortLaunch);
-  return {download(launch.tasks, download(launch.task_counts, 1)[0].tasks),
-          download(plan.merges(), download(plan.merges_made(), 1)[0])};
-}
-
-// Pieces of the same pages, one for each kv head, follow one another; a head's rows of the
-// workspace lie together, in the order of its pieces. A short sequence stays whole.
-TEST(DevicePlan, PlacesThePiecesOfAllHeadsSideBySide) {
-  constexpr int kHeads = 8;
-  const auto [tasks, merges] = plan_decode(kHeads, {131072, 100});
-  ASSERT_EQ(std::ssize(merges), kHeads);
-  const int splits = merges[0].splits;
-  ASSERT_EQ(std::ssize(tasks), kHeads * (splits + 1));
-  std::int64_t keys = 0;
-  for (std::size_t i = 0; i < tasks.size(); ++i) {
-    const std::size_t head = i % kHeads;
-    const int piece = static_cast<int>(i / kHeads);
-    const cuda::DeviceTask &task = tasks[i], &of_head_0 = tasks[i - head];
-    EXPECT_EQ(task.kv_head, static_cast<std::int32_t>(head));
-    EXPECT_EQ(task.sequence, piece < splits ? 0 : 1);
-    EXPECT_EQ(task.first_visit, of_head_0.first_visit);
-    EXPECT_EQ(task.keys, of_head_0.keys);
-    if (piece < splits) {
-      EXPECT_EQ(task.workspace_row, merges[head].workspace_row + piece * task.rows);
-      EXPECT_EQ(std::int64_t{task.first_visit} * 16, keys);
-    } else {
-      EXPECT_EQ(task.workspace_row, -1);
-    }
-    if (head == kHeads - 1) keys += task.keys;
-  }
-  EXPECT_EQ(keys, 131072 + 100);
-}
-
-// Whatever else there is to read: a thousand sequences have more pieces than other plans have room
-// for.
-TEST(DevicePlan, CutsAtFixedPlaces) {
-  constexpr int kHeads = 8, kPiece = 1024;
-  const std::vector<std::int64_t> few{131072, 100, 1024, 1025}, many(1000, 9000);
-  for (const std::vector<std::int64_t>& lengths : {few, many}) {
-    const auto [tasks, merges] = plan_decode(kHeads, lengths, kPiece);
-    std::vector<std::int64_t> keys(lengths.size() * kHeads);  // of the pieces so far
-    std::vector<std::int32_t> visits(keys.size());            // where the next piece begins
-    for (const cuda::DeviceTask& task : tasks) {
-      const std::size_t block = static_cast<std::size_t>(task.sequence * kHeads + task.kv_head);
-      const std::int64_t length = lengths[static_cast<std::size_t>(task.sequence)];
-      EXPECT_EQ(task.keys, std::min<std::int64_t>(kPiece, length - keys[block]));
-      EXPECT_EQ(task.workspace_row >= 0, length > kPiece);
-      if (keys[block] > 0) {
-        EXPECT_EQ(task.first_visit, visits[block]);
-      }
-      keys[block] += task.keys;
-      visits[block] = task.first_visit + kPiece / 16;
-    }
-    for (std::size_t block = 0; block < keys.size(); ++block) {
-      EXPECT_EQ(keys[block], lengths[block / kHeads]);
-    }
-    for (const cuda::DeviceMerge& merge : merges) {
-      const std::int64_t length = lengths[static_cast<std::size_t>(merge.first_token)];
-      EXPECT_EQ(merge.splits, (length + kPiece - 1) / kPiece);
-    }
-  }
-}
-
-// Shared rows get the multiprocessors of their share of the work. The first thread blocks of the
-// other launch, for which there is room beside them, have pieces without a claim.
-TEST(DevicePlan, SharedRowsLeaveMultiprocessorsToOthers) {
-  constexpr std::int32_t kSequences = 32, kSharedPages = 512, kOwnPages = 16;
-  constexpr int kMultiprocessors = 132, kShortBlocks = 3;
-  const cuda::DeviceMods mods(ScoreMod().graph(), MaskMod().graph());
-  cuda::DevicePlan::Options options;
-  options.shape = {.q_heads = 64, .kv_heads = 8, .k_dim = 128, .v_dim = 128, .page_size = 16};
-  options.may_share = true;
-  options.rows_of_own_token = 96;
-  options.launches.fill({.rows = 128,
-                         .resident_blocks = kMultiprocessors,
-                         .multiprocessors = kMultiprocessors,
-                         .tile_keys = 128});
-  options.launches[cuda::kShortLaunch] = {.rows = 8,
-                                          .resident_blocks = kShortBlocks * kMultiprocessors,
-                                          .multiprocessors = kMultiprocessors};
-  cuda::DevicePlan plan(kernels(), options, mods, std::nullopt);
-  cuda::PageLists lists;
-  std::vector<std::vector<LocalPage>> pages(kSequences);
-  std::vector<AttendSequence> sequences;
-  SharedPrefix prefix{.pages = kSharedPages};
-  for (std::int32_t s = 0; s < kSequences; ++s) {
-    const auto list = static_cast<std::size_t>(s);
-    for (std::int32_t page = 0; page < kSharedPages; ++page) pages[list].push_back({page, page});
-    for (std::int32_t page = 0; page < kOwnPages; ++page) {
-      pages[list].push_back({kSharedPages + s * kOwnPages + page, kSharedPages + page});
-    }
-    lists.change(list, 0, pages[list]);
-    const std::int64_t tokens = 16 * (kSharedPages + kOwnPages);
-    sequences.push_back(
-        {.queries = 1, .kv_len = tokens, .pages = pages[list], .appended = 1, .list = list});
-    prefix.sequences.push_back(s);
-  }
-  const std::vector<SharedPrefix> prefixes{prefix};
-  const SharedPrefixRules rules{.page_size = 16, .most_queries = plan.most_shared_queries()};
-  const Stream stream;
-  cuda::Upload upload;
-  cuda::DevicePlan* const plans[] = {&plan};
-  plan_together(plans, lists,
-                {.sequences = sequences,
-                 .shared = {.sequences = sequences, .shared = prefixes, .rules = rules}},
-                upload, stream);
-  stream.wait();
-  const auto counts = [&](cuda::LaunchKind kind) {
-    return download(plan.launch(kind).task_counts, 1)[0];
-  };
-  const cuda::TaskCounts shared = counts(cuda::kSharedLaunch), own = counts(cuda::kShortLaunch);
-  EXPECT_EQ(shared.tasks, 96) << "6 pieces of each of 16 blocks: 8 / 11 of the work";
-  EXPECT_EQ(shared.early_blocks, kMultiprocessors);
-  EXPECT_EQ(own.early_blocks, kShortBlocks * (kMultiprocessors - shared.tasks));
 }
 
 }  // namespace

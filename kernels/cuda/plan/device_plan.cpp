@@ -125,9 +125,10 @@ DevicePlan::Splits DevicePlan::most_fixed_splits(LaunchKind kind) const {
   const Launch& launch = launches_[kind];
   const std::int64_t visits = visits_of_piece(), heads = kv_heads_of_query_block();
   Splits splits;
+  // Rows are those of all heads, whether a query block has all of them or one kv head's.
   const auto add = [&](std::int64_t queries, std::int64_t pieces) {
     splits.pieces += heads * most_query_blocks(queries, launch) * pieces;
-    splits.rows += heads * queries * group_ * pieces;
+    splits.rows += options_.shape.q_heads * queries * pieces;
   };
   const auto sequences = to_int32(std::ssize(sequences_) - std::ssize(shared_.blocks));
   for (std::int32_t s = 0; s < sequences; ++s) {
