@@ -58,7 +58,7 @@ struct Torch {
   nb::object new_empty = tensor.attr("new_empty");
 };
 
-bool is_called(nb::handle type, const char* name) {
+bool is_named(nb::handle type, const char* name) {
   return std::strcmp(reinterpret_cast<PyTypeObject*>(type.ptr())->tp_name, name) == 0;
 }
 
@@ -66,7 +66,7 @@ bool is_called(nb::handle type, const char* name) {
 const Torch* torch_of(nb::handle object) {
   static const Torch* torch = nullptr;  // stays: Python has ended when statics are destroyed
   const nb::handle type = object.type();
-  if (!is_called(type, "Tensor") || !(torch != nullptr || is_loaded("torch"))) return nullptr;
+  if (!is_named(type, "Tensor") || !(torch != nullptr || is_loaded("torch"))) return nullptr;
   if (torch == nullptr) torch = new Torch;
   return type.is(torch->tensor) ? torch : nullptr;
 }
@@ -79,7 +79,7 @@ struct Numpy {
 /// Returns null unless the object is an array of numpy.
 const Numpy* numpy_of(nb::handle object) {
   static const Numpy* numpy = nullptr;  // stays, as torch_of's
-  if (!is_called(object.type(), "numpy.ndarray")) return nullptr;
+  if (!is_named(object.type(), "numpy.ndarray")) return nullptr;
   if (numpy == nullptr) numpy = new Numpy;
   return object.type().is(numpy->array) ? numpy : nullptr;
 }
@@ -161,7 +161,7 @@ Stream stream_of(nb::handle object, Device device) {
 nb::object make_array(nb::handle like, std::initializer_list<std::int64_t> shape, bool float32) {
   nb::list extents;
   for (std::int64_t extent : shape) extents.append(extent);
-  // What takes longest of a small step in Python: without a function of Python where there is none.
+  // A function of Python takes longer than the rest of this call, so torch and numpy need none.
   if (!float32) {
     if (const Torch* torch = torch_of(like)) return torch->new_empty(like, nb::tuple(extents));
     if (const Numpy* numpy = numpy_of(like)) {
